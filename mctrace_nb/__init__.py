@@ -1,0 +1,42 @@
+"""Multi-component causal tracing of language models: which set of heads and MLP units moves a behaviour most?
+
+    import mctrace_nb as mct
+
+    model = mct.load_model("tutorial")
+    trace = mct.Trace(model, mct.load_task("professions", model), components="head_pattern")
+    mct.search(trace, "exhaustive", budgets=range(1, 5)).to_frame()
+
+Names are loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "load_model": "models", "wrap_model": "models", "LanguageModel": "models",
+    "Task": "tasks", "Example": "tasks", "load_task": "tasks",
+    "Components": "components", "Trace": "tracing", "Metric": "metrics",
+    "Selection": "results", "Front": "results", "InputError": "errors",
+    "search": "search", "pgb": "relax",
+}
+_ROOMS = ("grammar", "plots", "report", "stats", "widgets")
+
+__all__ = [*_WHERE, *_ROOMS, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_WHERE[name]}")
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,20 @@
+"""The one kind of error that means: the input is wrong, here is what and how to repair it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class InputError(ValueError):
+    """Bad input. Its message is one line with the offending value and the repair; the command line exits with 2."""
+
+
+def one_of(value, allowed: Iterable[str], what: str):
+    """Returns `value` if it is allowed, else raises InputError naming the nearest allowed value and all of them."""
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    near = get_close_matches(str(value), allowed, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"unknown {what} {value!r}{hint} (there are: {', '.join(map(str, allowed))})")

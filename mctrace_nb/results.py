@@ -1,0 +1,118 @@
+"""Selection and Front: plain data that a search leaves, with tables and files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mctrace_nb.errors import InputError
+
+COLUMNS = ("method", "budget", "size", "effect", "best_up_to", "effect_heldout", "ci_low", "ci_high", "components",
+           "forwards", "backwards", "seconds")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A chosen set of components.
+
+    components: labels in the order of the trace. effect: mean over the search prompts (nats for metrics with a
+    logarithm). effect_heldout, ci_low, ci_high: mean over the held-out prompts and its 95 % interval. forwards,
+    backwards, seconds: what finding it took. band: for the random control, 5th and 95th percentile over the draws.
+    history: one dict an epoch; trajectory: the mask after each epoch, `(epochs + 1, N)` (relaxed searches only).
+    """
+
+    method: str
+    components: tuple[str, ...]
+    effect: float
+    budget: int | None = None
+    effect_heldout: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    band: tuple[float, float] | None = None
+    history: list = field(default_factory=list, repr=False)
+    trajectory: np.ndarray | None = field(default=None, repr=False, compare=False)
+    settings: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def size(self) -> int:
+        return len(self.components)
+
+    def __str__(self) -> str:
+        held = "" if self.effect_heldout is None else \
+            f", held-out {self.effect_heldout:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
+        return f"{self.method}: {{{', '.join(self.components)}}} effect {self.effect:.3f}{held}"
+
+
+@dataclass(frozen=True)
+class Front:
+    """What one method found at each budget: `selections[i]` is its set for the i-th budget.
+
+    A method may leave a budget out (it never got there), or give a smaller set (`size < budget`).
+    """
+
+    method: str
+    selections: tuple[Selection, ...]
+    direction: str = "max"
+    settings: dict = field(default_factory=dict)
+
+    def __getitem__(self, budget: int) -> Selection:
+        """The selection of a budget. Raises InputError if the method has none."""
+        for selection in self.selections:
+            if selection.budget == budget:
+                return selection
+        raise InputError(f"{self.method} has no selection for budget {budget} "
+                         f"(it has {', '.join(str(s.budget) for s in self.selections) or 'none'})")
+
+    def score(self, effect: float) -> float:
+        """The effect as the search ranks it: larger is better in every direction."""
+        return {"max": effect, "min": -effect, "abs": abs(effect)}[self.direction]
+
+    def best_up_to(self) -> list[float]:
+        """Running best effect: what one gets who may choose at most that many components, or none at all."""
+        best, found = 0.0, []
+        for selection in self.selections:
+            best = max(best, selection.effect, key=self.score)
+            found.append(best)
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a budget; the columns of `front.csv`. `ci_*` belong to `effect_heldout`."""
+        rows = []
+        for selection, best in zip(self.selections, self.best_up_to()):
+            row = {name: getattr(selection, name, None) for name in COLUMNS}
+            rows.append({**row, "best_up_to": best, "components": ";".join(selection.components)})
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the whole front as JSON (`.json` is added if missing), whole or not at all."""
+        path = Path(path).with_suffix(".json")
+        data = asdict(self)
+        for selection in data["selections"]:
+            if selection["trajectory"] is not None:
+                selection["trajectory"] = np.asarray(selection["trajectory"]).round(6).tolist()
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(data, indent=1))
+        os.replace(part, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Front":
+        """Reads a saved front. Raises InputError if the file is not one."""
+        path = Path(path).with_suffix(".json")
+        try:
+            data = json.loads(path.read_text())
+            chosen = [Selection(**{**s, "components": tuple(s["components"]),
+                                   "band": tuple(s["band"]) if s["band"] else None,
+                                   "trajectory": None if s["trajectory"] is None else np.array(s["trajectory"])})
+                      for s in data.pop("selections")]
+            return cls(selections=tuple(chosen), **data)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a saved front ({error}); write one with front.save(path)") from None

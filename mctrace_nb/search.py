@@ -1,0 +1,172 @@
+"""Searches for the best set of components at each budget: one signature, one result, one count of work.
+
+Every method is `method(trace, budgets, direction, seed, progress, **options) -> list[Selection]` and asks the trace only
+for effects of masks, so that methods can be compared on equal terms.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from itertools import combinations, islice
+from typing import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from mctrace_nb.errors import InputError, one_of
+from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
+from mctrace_nb.results import Front, Selection
+from mctrace_nb.stats import estimate
+from mctrace_nb.tracing import Trace
+
+SCORE = {"max": lambda effect: effect, "min": lambda effect: -effect, "abs": abs}
+MOST_SETS = 2_000_000
+
+
+def mean_effects(trace: Trace, sets: Iterable[tuple[int, ...]], total: int, progress: bool = False,
+                 what: str = "sets") -> np.ndarray:
+    """Mean effect of each set of component numbers, `(total,)`, in large batches."""
+    step = max(1, trace.batch_rows // len(trace)) * 4
+    found, sets = [], iter(sets)
+    with tqdm(total=total, desc=what, delay=2, leave=False, disable=not progress) as bar:
+        while part := list(islice(sets, step)):
+            masks = torch.zeros(len(part), len(trace.components))
+            for i, chosen in enumerate(part):
+                masks[i, list(chosen)] = 1
+            found.append(trace.effects(masks).mean(-1).cpu().numpy())
+            bar.update(len(part))
+    return np.concatenate(found)
+
+
+class _Clock:
+    """Work and seconds since the start of a search."""
+
+    def __init__(self, trace: Trace):
+        self.trace, self.work, self.start = trace, trace.work.copy(), time.perf_counter()
+
+    def selection(self, method: str, chosen: Iterable[int], effect: float, budget: int, **more) -> Selection:
+        work = self.trace.work.since(self.work)
+        labels = tuple(self.trace.components.labels[i] for i in sorted(chosen))
+        return Selection(method, labels, float(effect), budget, forwards=work.forwards, backwards=work.backwards,
+                         seconds=time.perf_counter() - self.start, **more)
+
+
+def exhaustive(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
+    """Every set of each size: the exact optimum. Raises InputError beyond two million sets."""
+    n = len(trace.components)
+    count = sum(math.comb(n, s) for s in budgets)
+    if count > MOST_SETS:
+        fits = max((s for s in range(1, n + 1) if sum(math.comb(n, i) for i in range(1, s + 1)) <= MOST_SETS), default=0)
+        raise InputError(f"exhaustive search over {n} components up to budget {max(budgets)} needs {count:,} sets; "
+                         f"the limit is {MOST_SETS:,} (budgets up to {fits} fit), or use another method")
+    clock = _Clock(trace)
+    for budget in budgets:
+        sets = list(combinations(range(n), budget))
+        effects = mean_effects(trace, sets, len(sets), progress, f"exhaustive, {budget} of {n}")
+        best = int(np.argmax(SCORE[direction](effects)))
+        yield clock.selection("exhaustive", sets[best], effects[best], budget)
+
+
+def random(trace, budgets, direction, seed, progress, draws: int = 100) -> Iterator[Selection]:
+    """Random sets of each size: the control. The selection is the median draw, its `band` the 5th to 95th percentile."""
+    n, rng, clock = len(trace.components), np.random.default_rng(seed), _Clock(trace)
+    for budget in budgets:
+        sets = [tuple(rng.choice(n, budget, replace=False)) for _ in range(draws)]
+        effects = mean_effects(trace, sets, draws, progress, f"random, {budget} of {n}")
+        middle = int(np.argsort(effects)[draws // 2])
+        low, high = np.percentile(effects, [5, 95])
+        yield clock.selection("random", sets[middle], effects[middle], budget, band=(float(low), float(high)))
+
+
+def top_k(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
+    """The components with the largest single effects, taken together."""
+    n, clock = len(trace.components), _Clock(trace)
+    singles = mean_effects(trace, ((i,) for i in range(n)), n, progress, "single effects")
+    ranked = np.argsort(-SCORE[direction](singles), kind="stable").tolist()
+    for budget in budgets:
+        chosen = tuple(ranked[:budget])
+        yield clock.selection("top-k", chosen, mean_effects(trace, [chosen], 1)[0], budget)
+
+
+def greedy(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
+    """Adds the component that helps most, one at a time (Vig et al. 2020; the paper's strongest baseline)."""
+    n, chosen, clock = len(trace.components), (), _Clock(trace)
+    for size in tqdm(range(1, max(budgets) + 1), desc="greedy", delay=2, leave=False, disable=not progress):
+        candidates = [(*chosen, i) for i in range(n) if i not in chosen]
+        effects = mean_effects(trace, candidates, len(candidates))
+        best = int(np.argmax(SCORE[direction](effects)))
+        chosen = candidates[best]
+        if size in budgets:
+            yield clock.selection("greedy", chosen, effects[best], size)
+
+
+def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size: int = 32,
+        **options) -> Iterator[Selection]:
+    """PGB-CT as published: at each budget S the set kept at the end of the first epoch that keeps at most S components.
+
+    One run serves all budgets, because the course of the mask does not depend on S. Where several settings are given
+    (lists of lambda1, lambda2, seed), the best set by effect on the search prompts. A budget that no run reached is left
+    out.
+    """
+    start = time.perf_counter()
+    sides = ("max", "min") if direction == "abs" else (direction,)
+    settings = [s for side in sides for s in settings_grid(**{"seed": seed, **options, "direction": side})]
+    runs = relax(trace, settings, epochs, batch_size, min(budgets), progress)
+    evaluate_epochs(trace, runs)
+    seconds = time.perf_counter() - start
+    for budget in budgets:
+        reached = [(run, epoch) for run in runs
+                   for epoch in [next((h["epoch"] for h in run.history if h["kept"] <= budget), None)] if epoch]
+        found = [selection_at(trace, run, epoch, budget, seconds) for run, epoch in reached]
+        if found:
+            best = max(found, key=lambda s: SCORE[direction](s.effect))
+            yield replace(best, forwards=sum(s.forwards for s in found), backwards=sum(s.backwards for s in found))
+
+
+METHODS: dict[str, Callable[..., Iterator[Selection]]] = {
+    "exhaustive": exhaustive, "greedy": greedy, "top-k": top_k, "pgb": pgb, "random": random}
+
+
+def check_budgets(budgets: Iterable[int], n: int) -> list[int]:
+    """Sorted budgets. Raises InputError unless they are whole numbers from 1 to the number of components."""
+    found = sorted(set([budgets] if isinstance(budgets, (int, np.integer)) else budgets))
+    bad = [b for b in found if not isinstance(b, (int, np.integer)) or not 1 <= b <= n]
+    if bad or not found:
+        raise InputError(f"budget {bad[0] if bad else budgets!r} is out of range; give whole numbers from 1 to {n}")
+    return [int(b) for b in found]
+
+
+def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = range(1, 9), direction: str = "max",
+           seed: int = 0, heldout: bool = True, progress: bool = True, **options) -> Front:
+    """Runs a method at each budget and reports its sets, also on the held-out prompts with 95 % intervals.
+
+    method: "exhaustive", "greedy", "top-k", "pgb" or "random". direction: look for the largest effect ("max"), the
+    smallest ("min") or the largest in size ("abs"). options: those of the method (for "pgb" the fields of
+    `relax.Settings`, epochs and batch_size; for "random" draws). The held-out prompts are never searched on, and their
+    runs are not counted as work.
+
+    Raises InputError for an unknown method, direction or option, or a budget out of range.
+    """
+    run = METHODS[one_of(method, METHODS, "method")]
+    one_of(direction, SCORE, "direction")
+    budgets = check_budgets(budgets, len(trace.components))
+    try:
+        found = tuple(run(trace, budgets, direction, seed, progress, **options))
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise InputError(f"{method}: {str(error).split('() ')[-1]}") from None
+    if heldout and trace.task.heldout:
+        found = tuple(report_heldout(trace, s) for s in found)
+    name = found[0].method if found else method
+    return Front(name, found, direction, {"seed": seed, **options})
+
+
+def report_heldout(trace: Trace, selection: Selection) -> Selection:
+    """The selection with its mean effect and interval on the held-out prompts."""
+    effects = trace.heldout.effects(trace.components.mask(selection.components))
+    e = estimate(effects.cpu(), trace.heldout.groups, seed=trace.seed)
+    return replace(selection, effect_heldout=e.mean, ci_low=e.low, ci_high=e.high)

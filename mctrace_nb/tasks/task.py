@@ -1,0 +1,136 @@
+"""Task and Example: prompt pairs as token ids, checked once and never re-tokenised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Iterable, Mapping
+
+from mctrace_nb.errors import InputError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt pair in token ids.
+
+    target is the answer that the counterfactual prompt favours, foil the one the base prompt favours. subject: first
+    and last + 1 token of the span that noise or `positions="subject"` act on. group: prompts of one template share it.
+    """
+
+    base: tuple[int, ...]
+    counterfactual: tuple[int, ...]
+    target: tuple[int, ...]
+    foil: tuple[int, ...]
+    group: str = ""
+    subject: tuple[int, int] | None = None
+
+    @property
+    def first_difference(self) -> int:
+        """Index of the first token in which the prompts differ; the length of the shorter one if there is none."""
+        pairs = zip(self.base, self.counterfactual)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.base), len(self.counterfactual)))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompt pairs for searching (`search`) and, kept apart, for reporting (`heldout`).
+
+    name, source: what it is and where it comes from; text: decodes token ids for display.
+    """
+
+    name: str
+    search: tuple[Example, ...]
+    heldout: tuple[Example, ...] = ()
+    source: str = ""
+    seed: int = 0
+    text: object = field(default=str, repr=False, compare=False)
+
+    def __post_init__(self):
+        if not self.search:
+            raise InputError(f"task {self.name!r} has no prompt pairs to search on; give at least one")
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}: {len(self.search)} search + {len(self.heldout)} held-out prompt pairs)"
+
+    def to_frame(self):
+        """A table of the prompt pairs: half, base, counterfactual, target, foil, group."""
+        import pandas as pd
+
+        rows = [dict(half=half, base=self.text(e.base), counterfactual=self.text(e.counterfactual),
+                     target=self.text(e.target), foil=self.text(e.foil), group=e.group)
+                for half, examples in (("search", self.search), ("heldout", self.heldout)) for e in examples]
+        return pd.DataFrame(rows)
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[Mapping], model, name: str = "pairs", heldout: float = 0.5, seed: int = 0,
+                   source: str = "") -> "Task":
+        """A task from mappings with `base, counterfactual, target, foil` and optionally `group`.
+
+        The pairs are split by group into search and held-out halves (`heldout` is the share held out; groups are never
+        divided; without groups every pair is its own). All bad rows are reported at once in one InputError.
+        """
+        pairs = list(pairs)
+        if not pairs:
+            raise InputError("no prompt pairs given; give a list of {base, counterfactual, target, foil}")
+        if not 0 <= heldout < 1:
+            raise InputError(f"heldout={heldout} must lie in [0, 1)")
+        examples, problems = [], []
+        for number, pair in enumerate(pairs):
+            try:
+                examples.append(encode(pair, model.tokenizer, number))
+            except InputError as error:
+                problems.append(str(error))
+        if problems:
+            raise InputError("; ".join(problems))
+        groups = sorted({e.group or f"#{i}" for i, e in enumerate(examples)})
+        Random(seed).shuffle(groups)
+        kept_out = set(groups[len(groups) - round(heldout * len(groups)):])
+        halves = [[], []]
+        for i, e in enumerate(examples):
+            halves[(e.group or f"#{i}") in kept_out].append(e)
+        return cls(name, tuple(halves[0]), tuple(halves[1]), source, seed, model.tokenizer.decode)
+
+
+def _span(ids: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int] | None:
+    """The differing span of two equally long prompts."""
+    differ = [i for i, (a, b) in enumerate(zip(ids, other)) if a != b]
+    return (differ[0], differ[-1] + 1) if differ and len(ids) == len(other) else None
+
+
+def encode(pair: Mapping, tokenizer, number: int = 0) -> Example:
+    """Tokenises one pair; answers are cut out of the tokens of prompt + answer, so spaces and prefixes come out right.
+
+    Raises InputError naming the prompt's number and the repair.
+    """
+    missing = [key for key in ("base", "counterfactual", "target", "foil") if not pair.get(key)]
+    if missing:
+        raise InputError(f"prompt {number}: {', '.join(missing)} is missing or empty; give base, counterfactual, "
+                         "target and foil")
+    base = tuple(tokenizer(pair["base"])["input_ids"])
+    counterfactual = tuple(tokenizer(pair["counterfactual"])["input_ids"])
+    for side, ids in (("base", base), ("counterfactual", counterfactual)):
+        if not ids:
+            raise InputError(f"prompt {number}: {side} {pair[side]!r} gives no tokens; write at least one word")
+    answers = {side: _encode_answer(pair["base"], base, pair[side], tokenizer, number, side)
+               for side in ("target", "foil")}
+    if answers["target"] == answers["foil"]:
+        raise InputError(f"prompt {number}: target and foil are the same answer {pair['target']!r}; "
+                         "they must differ")
+    return Example(base, counterfactual, group=str(pair.get("group") or ""), subject=_span(base, counterfactual),
+                   **answers)
+
+
+def _encode_answer(prompt: str, ids: tuple[int, ...], answer: str, tokenizer, number: int, side: str):
+    # A word after a word needs its space: " she" and "she" are different tokens for most tokenizers.
+    glue = " " if answer[0].isalnum() and not prompt[-1].isspace() else ""
+    whole = tuple(tokenizer(prompt + glue + answer)["input_ids"])
+    if whole[:len(ids)] != ids:
+        raise InputError(f"prompt {number}: {side} {answer!r} changes the tokens of the prompt before it; "
+                         "start the answer with a space, or end the prompt without one")
+    if len(whole) == len(ids):
+        raise InputError(f"prompt {number}: {side} {answer!r} gives no tokens; write an answer that the tokenizer knows")
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in whole and \
+            tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        raise InputError(f"prompt {number}: {prompt + glue + answer!r} holds a word that the tokenizer does not know "
+                         f"({tokenizer.unk_token}); use words of its vocabulary")
+    return whole[len(ids):]

@@ -1,0 +1,27 @@
+"""The tutorial tasks: prompt pairs of the tutorial grammar. Search prompts were in reach of training, held-out not."""
+
+from __future__ import annotations
+
+from mctrace_nb import grammar
+from mctrace_nb.errors import InputError
+from mctrace_nb.tasks.task import Task, encode
+
+SOURCE = "tutorial grammar (mctrace_nb/grammar.py)"
+
+
+def load(name: str, model, n: int, seed: int) -> Task:
+    """`n` fresh prompt pairs of a tutorial task: half for the search, half from combinations never trained on."""
+    words = set(model.tokenizer.get_vocab())
+    unknown = sorted(set(grammar.vocabulary()) - words)
+    if unknown:
+        raise InputError(f"task {name!r} is made of the tutorial model's words, and {model.name!r} lacks "
+                         f"{len(unknown)} of them ({', '.join(unknown[:3])}, ...); use model 'tutorial' or another task")
+    halves = [[], []]
+    for held_out in (False, True):
+        count = n // 2 if held_out else n - n // 2
+        try:
+            pairs = grammar.pairs(name, count, seed, held_out)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        halves[held_out] = tuple(encode(vars(pair), model.tokenizer, i) for i, pair in enumerate(pairs))
+    return Task(name, halves[0], halves[1], SOURCE, seed, model.tokenizer.decode)

@@ -1,0 +1,161 @@
+"""Equal to the paper's own code: effects, gradients and optimiser steps on a small random GPT-2, in float64."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import asset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mctrace_nb.models import wrap_model
+from mctrace_nb.relax import relax, settings_grid
+from mctrace_nb.tasks import Example, Task
+from mctrace_nb.tracing import Trace
+
+CLOSE = dict(rtol=1e-8, atol=1e-8)
+
+
+def vector(values):
+    return torch.tensor(values, dtype=torch.float64).flatten()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(asset("reference/golden_float64.json").read_text())["float64"]
+
+
+@pytest.fixture(scope="module")
+def lm():
+    tokenizer = AutoTokenizer.from_pretrained(asset("tokenizers/gpt2"))
+    return wrap_model(AutoModelForCausalLM.from_pretrained(asset("models/gpt2-tiny-random"), dtype=torch.float64), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def heads(golden, lm):
+    g = golden["attention_winobias_dev"]
+    ids = zip(g["ctx_ids_she"], g["ctx_ids_he"], g["cand_ids_male"], g["cand_ids_female"])
+    return g, Trace(lm, Task("winobias", tuple(Example(*map(tuple, row)) for row in ids)), "head_pattern")
+
+
+@pytest.fixture(scope="module")
+def outputs(golden, lm):
+    g = golden["mlp_professions"]
+    ids = [tuple(lm.tokenizer(text)["input_ids"]) for text in g["texts"]]
+    he, she = (tuple(lm.tokenizer(word)["input_ids"]) for word in (" he", " she"))
+    examples = [Example(base, other, *((she, he) if gender == "male" else (he, she)))
+                for base, other, gender in zip(ids[::2], ids[1::2], g["gender"])]
+    return g, Trace(lm, Task("professions", tuple(examples)), "mlp_output")
+
+
+def test_base_probabilities_of_heads(heads):
+    g, trace = heads
+    expected = vector(g["base_prob_male_cont"]).log() - vector(g["base_prob_female_cont"]).log()
+    torch.testing.assert_close(trace.base_values, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["z0", "z1", "z0.5", "random_binary", "single_component"])
+def test_effects_of_heads(heads, name):
+    g, trace = heads
+    z = g["masks"][name]["z"]
+    mask = torch.full((16,), z, dtype=torch.float64) if isinstance(z, float) else vector(z)
+    torch.testing.assert_close(trace.effects(mask, scale="relative"), vector(g["masks"][name]["per_pair"]), **CLOSE)
+
+
+def output_mask(g, name):
+    if name == "random_binary":
+        return vector([[int(x) for x in row] for row in g["random_binary_mask_rows_as_01"]])
+    if name == "single_component":  # the asset does not name it; test_single_output_is_unique finds it
+        return torch.eye(512, dtype=torch.float64)[257]
+    return torch.full((512,), float(name[1:]), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ["z0", "z1", "z0.5", "random_binary", "single_component"])
+def test_effects_of_mlp_outputs(outputs, name):
+    g, trace = outputs
+    found = trace.effects(output_mask(g, name), scale="relative")
+    torch.testing.assert_close(found, vector(g["masks"][name]["per_pair"]), **CLOSE)
+
+
+def test_base_probabilities_of_mlp_outputs(outputs):
+    """The file gives p(he) and p(she) of the first three pairs of its last batch of 32."""
+    g, trace = outputs
+    he, she = torch.tensor(g["masks"]["z1"]["last_batch_he_she_base"], dtype=torch.float64).log().T
+    torch.testing.assert_close(trace.base_values[32:35], he - she, **CLOSE)
+
+
+@pytest.mark.parametrize("which", ["heads", "outputs"])
+def test_gradient_at_one_half(which, request):
+    g, trace = request.getfixturevalue(which)
+    expected = g["grad_z0.5_first32"]
+    mask = torch.full((len(trace.components),), 0.5, dtype=torch.float64, requires_grad=True)
+    loss = torch.exp(-trace.effects(mask, examples=torch.arange(32))).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(expected["loss"], abs=1e-8)
+    torch.testing.assert_close(mask.grad, vector(expected["dloss_dz"]), **CLOSE)
+    assert all(p.grad is None for p in trace.model.model.parameters())
+
+
+# --- five optimiser steps: they need the pairs that follow the 64 of the golden file, in the published order -------
+
+def winobias_dev(tokenizer):
+    """The published pairing: consecutive type-1 sentences that agree up to the pronoun, without further pronouns."""
+    pronouns = {"he", "she", "his", "her", "him", "hers", "himself", "herself"}
+    lines = [re.sub(r"^\d+ ", "", line).strip() for line in
+             asset("winobias/pro_stereotyped_type1.txt.dev").read_text().splitlines() if line.strip()]
+    examples = []
+    for pair in zip(lines[::2], lines[1::2]):
+        found = [re.match(r"(.*) \[(he|she|his|her)\](.*)", s) for s in pair]
+        if not all(found):
+            continue
+        (start, one, rest), (other_start, two, other_rest) = (
+            [re.sub(r"[\[\]]", "", part) for part in m.groups()] for m in found)
+        said = {one: rest, two: other_rest}
+        words = {w.strip(".,").lower() for w in (rest + other_rest).split()}
+        if start != other_start or set(said) not in ({"he", "she"}, {"his", "her"}) or words & pronouns:
+            continue
+        male, female = (said[a] if a in said else said[b] for a, b in (("he", "his"), ("she", "her")))
+        # The published code says "she" and "he" even where the sentence had "her" and "his".
+        texts = f"{start} she", f"{start} he", male, female
+        examples.append(Example(*(tuple(tokenizer(text)["input_ids"]) for text in texts)))
+    return examples
+
+
+def professions(tokenizer):
+    words = [row[0] for row in json.loads(asset("professions/professions_male_stereo.json").read_text())]
+    words = [w for w in words if len(tokenizer(" " + w)["input_ids"]) == 1 and "_" not in w]
+    he, she = (tuple(tokenizer(word)["input_ids"]) for word in (" he", " she"))
+    return [Example(*(tuple(tokenizer(f"The {w} {verb} that")["input_ids"]) for w in (word, "woman")), she, he)
+            for verb in ("said", "yelled") for word in words][:160]
+
+
+def steps(lm, examples, kind, lr):
+    """The mask after each of the first five steps, and the loss of each, from epochs of one to five batches."""
+    for count in range(1, 6):
+        trace = Trace(lm, Task("first", tuple(examples[:32 * count])), kind)
+        run, = relax(trace, settings_grid(lr=lr, seed=None), epochs=1, batch_size=32)
+        yield torch.as_tensor(run.trajectory[1]), run.history[0]["loss"] * count
+
+
+def test_five_steps_on_heads(heads, lm):
+    g, _ = heads
+    examples = winobias_dev(lm.tokenizer)
+    assert len(examples) == 160
+    assert [e.base for e in examples[:64]] == [tuple(ids) for ids in g["ctx_ids_she"]]
+    expected, total = g["trajectory_lr0.1_l1_0.05_l2_0.05_epoch0"], 0
+    for (mask, loss), step in zip(steps(lm, examples, "head_pattern", 0.1), expected):
+        total += step["loss"]
+        torch.testing.assert_close(mask, vector(step["z_after"]), **CLOSE)
+        assert loss == pytest.approx(total, abs=1e-8)
+
+
+def test_five_steps_on_mlp_outputs(outputs, lm):
+    g, _ = outputs
+    examples = professions(lm.tokenizer)
+    assert [e.base for e in examples[:32]] == [tuple(lm.tokenizer(t)["input_ids"]) for t in g["texts"][:64:2]]
+    expected, total = g["trajectory_lr0.5_l1_0.05_l2_0.05_epoch0"], 0
+    for (mask, loss), step in zip(steps(lm, examples, "mlp_output", 0.5), expected):
+        total += step["loss"]
+        assert mask.sum().item() == pytest.approx(step["z_after_sum"], abs=1e-8)
+        torch.testing.assert_close(mask[:8], vector(step["z_after_row0_first8"]), **CLOSE)
+        assert loss == pytest.approx(total, abs=1e-8)
