@@ -20,9 +20,9 @@ _WHERE = {
     "Task": "tasks", "Example": "tasks", "load_task": "tasks",
     "Components": "components", "Trace": "tracing", "Metric": "metrics",
     "Selection": "results", "Front": "results", "InputError": "errors",
-    "search": "search", "pgb": "relax",
+    "search": "search", "pgb": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("grammar", "plots", "report", "stats", "widgets")
+_ROOMS = ("grammar", "plots", "report", "run", "stats")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

@@ -204,7 +204,7 @@ def evaluate_epochs(trace: Trace, runs: Sequence[Run]) -> None:
 def selection_at(trace: Trace, run: Run, epoch: int, budget: int | None, seconds: float) -> Selection:
     """The rounded set after an epoch as a Selection with everything up to there."""
     row = run.history[epoch - 1]
-    return Selection("pgb" if run.settings.transform == "inverse" else f"pgb ({run.settings.transform})",
+    return Selection("pgb" if run.settings.transform == "inverse" else "pgb-log",
                      tuple(trace.components.labels[i] for i in run.kept(epoch)), row["effect"], budget,
                      forwards=row["forwards"], backwards=row["backwards"], seconds=seconds,
                      history=run.history[:epoch], trajectory=np.stack(run.trajectory[:epoch + 1]),

@@ -126,8 +126,14 @@ def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size:
             yield replace(best, forwards=sum(s.forwards for s in found), backwards=sum(s.backwards for s in found))
 
 
+def pgb_log(trace, budgets, direction, seed, progress, **options) -> Iterator[Selection]:
+    """PGB-CT with the loss `-effect / total effect`, which does not saturate in confident models."""
+    return pgb(trace, budgets, direction, seed, progress, **{**options, "transform": "log"})
+
+
 METHODS: dict[str, Callable[..., Iterator[Selection]]] = {
-    "exhaustive": exhaustive, "greedy": greedy, "top-k": top_k, "pgb": pgb, "random": random}
+    "exhaustive": exhaustive, "greedy": greedy, "top-k": top_k, "pgb": pgb, "pgb-log": pgb_log,
+    "random": random}
 
 
 def check_budgets(budgets: Iterable[int], n: int) -> list[int]:
@@ -143,7 +149,7 @@ def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = 
            seed: int = 0, heldout: bool = True, progress: bool = True, **options) -> Front:
     """Runs a method at each budget and reports its sets, also on the held-out prompts with 95 % intervals.
 
-    method: "exhaustive", "greedy", "top-k", "pgb" or "random". direction: look for the largest effect ("max"), the
+    method: "exhaustive", "greedy", "top-k", "pgb", "pgb-log" or "random". direction: look for the largest effect ("max"), the
     smallest ("min") or the largest in size ("abs"). options: those of the method (for "pgb" the fields of
     `relax.Settings`, epochs and batch_size; for "random" draws). The held-out prompts are never searched on, and their
     runs are not counted as work.
@@ -161,8 +167,7 @@ def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = 
         raise InputError(f"{method}: {str(error).split('() ')[-1]}") from None
     if heldout and trace.task.heldout:
         found = tuple(report_heldout(trace, s) for s in found)
-    name = found[0].method if found else method
-    return Front(name, found, direction, {"seed": seed, **options})
+    return Front(method, found, direction, {"seed": seed, **options})
 
 
 def report_heldout(trace: Trace, selection: Selection) -> Selection:

@@ -316,6 +316,11 @@ class Trace:
         return self._frame([(label,) for label in self.components.labels], found, "effect",
                            layer=self.components.layer_of())
 
+    def single_effects_of(self, labels: Sequence[str]) -> dict[str, float]:
+        """Mean effect of replacing each of these components alone."""
+        masks = torch.stack([self.components.mask(label) for label in labels])
+        return dict(zip(labels, self.effects(masks).mean(-1).tolist()))
+
     def interactions(self, k: int = 2, among: Iterable[str | int] | None = None):
         """The Moebius terms `I(K) = sum_{J in K} (-1)^{|K|-|J|} delta(J)` of all sets of `k` components.
 

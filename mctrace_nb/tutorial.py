@@ -144,14 +144,14 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mctrace_nb.tutorial", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--force", action="store_true", help="replace the folder if it is there")
-    for name in ("seed", "steps", "dropout"):
+    for name in ("seed", "steps", "dropout", "first_weights"):
         value = getattr(defaults, name)
-        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"(default {value})")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"(default {value})")
     options = parser.parse_args(argv)
     if options.out.exists() and not options.force:
         print(f"{options.out} exists already; use --force to replace it", file=sys.stderr)
         return 2
-    recipe = Recipe(seed=options.seed, steps=options.steps, dropout=options.dropout)
+    recipe = Recipe(options.seed, options.steps, dropout=options.dropout, first_weights=options.first_weights)
     start = time.time()
     model, tokenizer = train(recipe)
     rows = write(options.out, recipe, model, tokenizer, time.time() - start)

@@ -1,0 +1,82 @@
+"""The command line: `python -m mctrace_nb trace ...`. Exit status 0 done, 2 bad input, 1 the analysis failed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str):
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _trace(argv: list[str]) -> int:
+    from mctrace_nb.errors import InputError
+    from mctrace_nb.run import AnalysisFailed, analyse, notebook_parameters
+
+    parser = _OneLine(prog="mctrace_nb trace", allow_abbrev=False,
+                      description="Trace a behaviour of a model and leave a report that opens offline.")
+    for p in notebook_parameters():
+        if p["name"] != "out":
+            parser.add_argument(f"--{p['name'].replace('_', '-')}", dest=p["name"], metavar=p["type"].upper(),
+                                default=argparse.SUPPRESS, help=f"{p['help']} (default {p['default']!r})")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the report and the data go")
+    parser.add_argument("--force", action="store_true", help="replace the folder if it is not empty")
+    options, unknown = parser.parse_known_args(argv)
+    given = {k: v for k, v in vars(options).items() if k not in ("out", "force")}
+    try:
+        if unknown:
+            from mctrace_nb.errors import one_of
+
+            one_of(unknown[0].split("=")[0], [f"--{p['name'].replace('_', '-')}" for p in notebook_parameters()], "option")
+            raise InputError(f"option {unknown[0]!r} is not understood; write --name value")
+        report = analyse(given, options.out, options.force)
+    except InputError as error:
+        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except AnalysisFailed as error:
+        print(f"{parser.prog}: {error} (see {error.folder / 'analysis.failed.ipynb'} and error.json)", file=sys.stderr)
+        return 1
+    print(f"done: open {report}")
+    return 0
+
+
+def _tutorial(argv: list[str]) -> int:
+    from mctrace_nb.tutorial import main
+
+    return main(argv)
+
+
+def _bench(argv: list[str]) -> int:
+    from mctrace_nb.bench import main
+
+    return main(argv)
+
+
+COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
+            "bench": (_bench, "measure speed and quality, write bench.json"),
+            "tutorial": (_tutorial, "train the tutorial model anew")}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m mctrace_nb COMMAND [options]\n\n"
+              + "\n".join(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
+              + "\n\nEach command explains itself with --help.")
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        from mctrace_nb.errors import InputError, one_of
+
+        try:
+            one_of(argv[0], COMMANDS, "command")
+        except InputError as error:
+            print(f"mctrace_nb: {error}", file=sys.stderr)
+        return 2
+    return COMMANDS[argv[0]][0](argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Methods side by side under the same budgets and the same count of work, and what was found, in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Iterable, Sequence
+
+import pandas as pd
+
+from mctrace_nb.errors import InputError, one_of
+from mctrace_nb.metrics import get_metric
+from mctrace_nb.results import Front, Selection
+from mctrace_nb.search import METHODS, check_budgets, search
+from mctrace_nb.tracing import Trace
+
+AUTO = ("exhaustive", "greedy", "top-k", "pgb", "pgb-log", "random")
+AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
+PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty")
+
+
+def named_methods(methods: str | Sequence[str], n: int, budgets: Sequence[int]) -> list[str]:
+    """Method names from "auto" or a comma-separated list. "auto" leaves the enumeration out where it is too large."""
+    if methods == "auto":
+        fits = sum(math.comb(n, b) for b in budgets) <= AUTO_SETS
+        return [m for m in AUTO if fits or m != "exhaustive"]
+    names = [m.strip() for m in methods.split(",")] if isinstance(methods, str) else list(methods)
+    return [one_of(name, METHODS, "method") for name in names]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Fronts of several methods on one trace; `budget` is the one reported on."""
+
+    trace: Trace
+    fronts: tuple[Front, ...]
+    budget: int
+
+    def front(self, method: str) -> Front | None:
+        return next((f for f in self.fronts if f.method == method), None)
+
+    @property
+    def selections(self) -> list[Selection]:
+        """Each method's selection at the reported budget."""
+        return [s for f in self.fronts for s in f.selections if s.budget == self.budget]
+
+    @property
+    def exact(self) -> Selection | None:
+        """The exact optimum at the reported budget, if it was enumerated."""
+        return next((s for s in self.selections if s.method == "exhaustive"), None)
+
+    @property
+    def best(self) -> Selection:
+        """The best selection at the reported budget by its effect on the search prompts."""
+        if not self.selections:
+            raise InputError(f"no method found a set for budget {self.budget}; give more methods or another budget")
+        return max(self.selections, key=lambda s: self.fronts[0].score(s.effect))
+
+    def to_frame(self) -> pd.DataFrame:
+        """All fronts, one under the other: the contents of `front.csv`."""
+        return pd.concat([f.to_frame() for f in self.fronts if f.selections], ignore_index=True)
+
+    def table(self) -> pd.DataFrame:
+        """Methods at the reported budget: set, effect, share of the exact optimum, held-out effect, work."""
+        rows = []
+        for s in self.selections:
+            share = s.effect / self.exact.effect if self.exact and self.exact.effect else math.nan
+            held = "" if s.effect_heldout is None else f"{s.effect_heldout:.2f} [{s.ci_low:.2f}, {s.ci_high:.2f}]"
+            rows.append({"method": s.method, "components": ", ".join(s.components) or "none", "effect": round(s.effect, 3),
+                         "of optimum": "" if math.isnan(share) else f"{share:.0%}", "held-out, 95 %": held,
+                         "forwards": s.forwards, "backwards": s.backwards})
+        return pd.DataFrame(rows).set_index("method")
+
+    def words(self) -> str:
+        """A paragraph on what was found, every number from the runs themselves."""
+        trace, best, unit = self.trace, self.best, self.trace.metric.unit
+        total = trace.total_effect()
+        said = [f"On {len(trace)} search prompts of {trace.task.name} the whole counterfactual moves the behaviour by "
+                f"{total.mean:.2f} {unit} [{total.low:.2f}, {total.high:.2f}]." if trace.corruption == "counterfactual"
+                else f"On {len(trace)} search prompts of {trace.task.name} the total effect of corruption "
+                     f"{trace.corruption!r} is {total.mean:.2f} {unit} [{total.low:.2f}, {total.high:.2f}]."]
+        which = "The exact best" if self.exact else "The best set found of"
+        said.append(f"{which} {best.size} component{'s' * (best.size != 1)} together: {', '.join(best.components) or 'none'}, "
+                    f"with an effect of {best.effect:.2f} {unit}"
+                    + (f", {best.effect / total.mean:.0%} of the total effect." if total.mean else "."))
+        if best.effect_heldout is not None:
+            said.append(f"On {len(trace.heldout)} held-out prompts the same set moves it by {best.effect_heldout:.2f} "
+                        f"[{best.ci_low:.2f}, {best.ci_high:.2f}].")
+        for s in self.selections:
+            if s.method in ("exhaustive", "random") or (not self.exact and s is best):
+                continue
+            against = f", {s.effect / best.effect:.0%} of it" if best.effect else ""
+            smaller = f" with only {s.size}" if s.size < self.budget else ""
+            said.append(f"{s.method[0].upper() + s.method[1:]} reaches {s.effect:.2f}{against}{smaller} "
+                        f"({s.forwards + s.backwards:,} rows of work).")
+        control = next((s for s in self.selections if s.method == "random"), None)
+        if control is not None and control.band:
+            said.append(f"Nine in ten random sets of that size lie between {control.band[0]:.2f} and {control.band[1]:.2f}.")
+        missing = [f.method for f in self.fronts if all(s.budget != self.budget for s in f.selections)]
+        if missing:
+            said.append(f"{' and '.join(missing)} never kept so few components and gave no set.")
+        if best.size >= 2:
+            singles = trace.single_effects_of(best.components)
+            alone = sum(singles.values())
+            kind = "more" if abs(best.effect) > abs(alone) else "less"
+            said.append(f"Replaced one at a time the {best.size} components sum to {alone:.2f}: together they do {kind} "
+                        f"than the sum ({best.effect - alone:+.2f} {unit}).")
+        return " ".join(said)
+
+
+def compare(trace: Trace, methods: str | Sequence[str] = "auto", budget: int = 4, budgets: Iterable[int] | None = None,
+            direction: str = "max", seed: int = 0, progress: bool = True, **pgb_options) -> Comparison:
+    """Runs several methods at the same budgets and collects their fronts.
+
+    methods: "auto" (all; the enumeration only up to 20,000 sets) or names. budget: the one reported on; budgets: the
+    front's, by default 1 to twice the budget. pgb_options: settings of the relaxed searches.
+    Raises InputError for unknown methods or options, or a budget out of range.
+    """
+    n = len(trace.components)
+    check_budgets([budget], n)
+    budgets = check_budgets(range(1, min(n, 2 * budget) + 1) if budgets is None else [*budgets, budget], n)
+    for name in pgb_options:
+        one_of(name, PGB_OPTIONS, "option of the relaxed searches")
+    fronts = []
+    for method in named_methods(methods, n, budgets):
+        options = dict(pgb_options) if method.startswith("pgb") else {}
+        if method == "pgb" and not get_metric(trace.metric).logarithmic:
+            continue  # the published transform is for ratios only; "pgb-log" stands in
+        if method.startswith("pgb") and not trace.metric.differentiable:
+            continue
+        fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))
+    return Comparison(trace, tuple(fronts), budget)

@@ -1,0 +1,184 @@
+"""Figures: one style, safe for colour-blind readers, each with a sentence that says what it shows."""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from mctrace_nb.results import Front, Selection
+
+# Okabe and Ito's colours; a method keeps its colour and marker everywhere.
+STYLE = {
+    "exhaustive": ("#000000", "o"), "greedy": ("#0072B2", "s"), "top-k": ("#E69F00", "^"), "pgb": ("#D55E00", "D"),
+    "pgb-log": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
+}
+INK = "#333333"
+
+
+class Figure:
+    """A picture with its description: shows as PNG with alt text, prints as the description.
+
+    text: one or two sentences on what it shows. png: the picture's bytes.
+    """
+
+    def __init__(self, canvas: Canvas, text: str):
+        self.canvas, self.text = canvas, " ".join(text.split())
+
+    @cached_property
+    def png(self) -> bytes:
+        with io.BytesIO() as buffer:
+            self.canvas.savefig(buffer, format="png", dpi=144, bbox_inches="tight", facecolor="white",
+                                metadata={"Software": None, "Description": self.text})
+            return buffer.getvalue()
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the PNG."""
+        path = Path(path)
+        path.write_bytes(self.png)
+        return path
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"image/png": self.png, "text/plain": self.text}, {"image/png": {"alt": self.text}}
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _canvas(width: float = 7, height: float = 4, rows: int = 1, **more):
+    with sns.axes_style("whitegrid", {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK,
+                                      "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        axes = canvas.subplots(rows, squeeze=False, **more)[:, 0]
+    for axis in axes:
+        sns.despine(ax=axis)
+    return canvas, axes
+
+
+def front(fronts: Sequence[Front], unit: str = "nats", total: float | None = None, title: str = "") -> Figure:
+    """Effect against budget, a line a method; the held-out interval of the first; the band of the random control.
+
+    total: the total effect, drawn as a dashed line.
+    """
+    canvas, (axis,) = _canvas()
+    for number, f in enumerate(fronts):
+        colour, marker = STYLE.get(f.method, ("#56B4E9", "*"))
+        budgets = [s.budget for s in f.selections]
+        effects = [s.effect for s in f.selections]
+        if all(s.band for s in f.selections) and f.selections:
+            low, high = zip(*[s.band for s in f.selections])
+            axis.fill_between(budgets, low, high, color=colour, alpha=0.18, lw=0)
+        exact = f.method == "exhaustive"
+        axis.plot(budgets, effects, color=colour, marker=marker, lw=2.6 if exact else 1.6, ms=6 if exact else 5,
+                  label="exact optimum" if exact else f.method, zorder=3 if exact else 2.5,
+                  ls=":" if f.method == "random" else "-")
+        if number == 0 and all(s.ci_low is not None for s in f.selections):
+            held = np.array([[s.effect_heldout, s.ci_low, s.ci_high] for s in f.selections]).T
+            axis.errorbar(np.array(budgets) + 0.08, held[0], [held[0] - held[1], held[2] - held[0]], color=colour,
+                          fmt="o", mfc="white", ms=4, lw=1, capsize=2, label="held-out prompts, 95 %", zorder=3.2)
+    if total is not None:
+        axis.axhline(total, color=INK, lw=1, ls="--")
+        axis.annotate("total effect", (1, total), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                      fontsize=8, color=INK)
+    axis.set(xlabel="budget: components replaced together", ylabel=f"mean effect ({unit})", title=title)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=8)
+    ends = "; ".join(f"{'the exact optimum' if f.method == 'exhaustive' else f.method} reaches "
+                     f"{f.selections[-1].effect:.2f} at {f.selections[-1].budget}" for f in fronts if f.selections)
+    return Figure(canvas, f"Line chart of mean effect ({unit}) against budget for {len(fronts)} methods: {ends}.")
+
+
+def selection_map(selections: Sequence[Selection], labels: Sequence[str]) -> Figure:
+    """Which components each method chose: a row a method, a column for each component that any of them chose.
+
+    labels: all labels in the order of the trace.
+    """
+    chosen = [label for label in labels if any(label in s.components for s in selections)]
+    canvas, (axis,) = _canvas(max(4, 0.55 * len(chosen) + 1.8), 0.42 * len(selections) + 1.1)
+    for y, s in enumerate(selections):
+        colour = STYLE.get(s.method, ("#56B4E9", "*"))[0]
+        for x, label in enumerate(chosen):
+            inside = label in s.components
+            axis.scatter(x, y, s=150, marker="s", color=colour if inside else "#EDEDED", lw=0)
+            if inside:
+                axis.scatter(x, y, s=18, marker="o", color="white", lw=0)
+    axis.set_xticks(range(len(chosen)), chosen, rotation=60 if len(chosen) > 8 else 0, fontsize=8)
+    axis.set_yticks(range(len(selections)), [f"{_named(s.method)}  {s.effect:.2f}" for s in selections], fontsize=9)
+    axis.set(ylim=(len(selections) - 0.4, -0.6), xlim=(-0.6, len(chosen) - 0.4))
+    axis.grid(False)
+    words = "; ".join(f"{_named(s.method)} chose {', '.join(s.components) or 'nothing'}" for s in selections)
+    return Figure(canvas, f"Grid of the components that each method chose: {words}.")
+
+
+def _named(method: str) -> str:
+    return "exact optimum" if method == "exhaustive" else method
+
+
+def singles(frame, unit: str = "nats", most: int = 24) -> Figure:
+    """Effect of replacing each component alone, with 95 % intervals; the `most` largest in size, in the trace's order."""
+    shown = frame.loc[frame["effect"].abs().nlargest(most).index].sort_index()
+    canvas, (axis,) = _canvas(max(4.5, 0.38 * len(shown) + 1), 3)
+    x = np.arange(len(shown))
+    axis.bar(x, shown["effect"], color="#56B4E9", width=0.7)
+    axis.errorbar(x, shown["effect"], [shown["effect"] - shown["ci_low"], shown["ci_high"] - shown["effect"]],
+                  fmt="none", color=INK, lw=1, capsize=2)
+    axis.axhline(0, color=INK, lw=0.8)
+    axis.set_xticks(x, shown["component"], rotation=60 if len(shown) > 8 else 0, fontsize=8)
+    axis.set(ylabel=f"effect alone ({unit})")
+    best = shown.loc[shown["effect"].idxmax()]
+    rest = f" (the {len(shown)} largest of {len(frame)})" if len(shown) < len(frame) else ""
+    return Figure(canvas, f"Bar chart of the effect of each component replaced alone{rest}; the largest is "
+                          f"{best['component']} with {best['effect']:.2f} {unit}.")
+
+
+def interactions(frame, unit: str = "nats") -> Figure:
+    """Pairwise interactions as a map: joint effect minus the sum of the two singles; blue synergy, orange redundancy."""
+    names = list(dict.fromkeys(name for pair in frame["components"] for name in pair))
+    order = {name: i for i, name in enumerate(names)}
+    grid = np.full((len(names), len(names)), np.nan)
+    for (a, b), value in zip(frame["components"], frame["interaction"]):
+        grid[order[b], order[a]] = value
+    size = 0.5 * len(names) + 1.6
+    canvas, (axis,) = _canvas(size + 0.8, size)
+    limit = np.nanmax(np.abs(grid)) or 1.0
+    with np.errstate(invalid="ignore"):
+        sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
+                    annot=len(names) <= 14, fmt=".1f", annot_kws={"fontsize": 7}, xticklabels=names, yticklabels=names,
+                    square=True, cbar_kws={"label": f"interaction ({unit})", "shrink": 0.7}, linewidths=0.5)
+    axis.tick_params(labelsize=8)
+    axis.grid(False)
+    top, low = frame.loc[frame["interaction"].idxmax()], frame.loc[frame["interaction"].idxmin()]
+    return Figure(canvas, f"Map of pairwise interactions among {len(names)} components: the strongest synergy is "
+                          f"{' with '.join(top['components'])} ({top['interaction']:+.2f} {unit}), the strongest "
+                          f"redundancy {' with '.join(low['components'])} ({low['interaction']:+.2f}).")
+
+
+def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) -> Figure:
+    """The relaxed mask after each epoch, a line a component, with the penalties' growth under it."""
+    path = np.asarray(selection.trajectory)  # (epochs + 1, N)
+    canvas, (axis, below) = _canvas(7, 4.8, rows=2, sharex=True, height_ratios=[3, 1])
+    kept = set(selection.components)
+    moving = sorted(range(path.shape[1]), key=lambda i: (labels[i] not in kept, -np.ptp(path[:, i])))[:most]
+    for i in reversed(moving):
+        inside = labels[i] in kept
+        axis.plot(path[:, i], color=STYLE["pgb"][0] if inside else "#B5B5B5", lw=2 if inside else 1, zorder=2 + inside)
+        if inside:
+            axis.annotate(labels[i], (len(path) - 1, path[-1, i]), xytext=(4, 0), textcoords="offset points", fontsize=8,
+                          va="center")
+    axis.axhline(0.5, color=INK, lw=0.8, ls="--")
+    axis.set(ylabel="mask value", ylim=(-0.04, 1.04))
+    epochs = [row["epoch"] for row in selection.history]
+    for name, colour, style in (("lambda1", "#0072B2", "-"), ("lambda2", "#009E73", "--")):
+        below.plot(epochs, [row[name] for row in selection.history], color=colour, ls=style, label=name)
+    below.set(xlabel="epoch", ylabel="penalty")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    below.legend(frameon=False, fontsize=8)
+    return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; kept at the end: "
+                          f"{', '.join(selection.components) or 'none'}. Below, the penalties grow with the epoch.")

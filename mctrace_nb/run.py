@@ -1,0 +1,161 @@
+"""One run of `notebooks/analysis.ipynb` by papermill: checked before, whole or not at all afterwards."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import tempfile
+from difflib import get_close_matches
+from pathlib import Path
+
+from mctrace_nb.errors import InputError, one_of
+
+NOTEBOOK = "notebooks/analysis.ipynb"
+TYPES = {"int": int, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
+
+
+class AnalysisFailed(RuntimeError):
+    """The notebook raised an error that is not bad input; `folder` holds what is left to look at."""
+
+    def __init__(self, message: str, folder: Path):
+        super().__init__(message)
+        self.folder = folder
+
+
+def notebook_parameters() -> list[dict]:
+    """The parameters of the analysis notebook: name, type, default, help. They are the options of `trace`."""
+    from papermill import inspect_notebook
+
+    from mctrace_nb.models import shipped
+
+    found = inspect_notebook(str(shipped(NOTEBOOK))).values()
+    return [dict(name=p["name"], type=p["inferred_type_name"], default=ast.literal_eval(p["default"]), help=p["help"])
+            for p in found]
+
+
+def parameter_names() -> list[str]:
+    """The names of the analysis notebook's parameters."""
+    return [p["name"] for p in notebook_parameters()]
+
+
+def validate(parameters: dict) -> dict:
+    """The parameters with their types, those left out filled in.
+
+    Raises InputError for unknown names (the nearest is named), wrong types, and values that can be known to be wrong
+    before a model is loaded.
+    """
+    from mctrace_nb.compare import named_methods
+    from mctrace_nb.components import KINDS
+    from mctrace_nb.metrics import METRICS
+    from mctrace_nb.models import DTYPES
+    from mctrace_nb.relax import Settings
+    from mctrace_nb.rows import POSITIONS
+    from mctrace_nb.search import SCORE
+    from mctrace_nb.tasks import LOADERS
+    from mctrace_nb.tracing import CORRUPTIONS
+
+    known = {p["name"]: p for p in notebook_parameters()}
+    for name in parameters:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise InputError(f"unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+                             + f" (there are: {', '.join(known)})")
+    values = {name: p["default"] for name, p in known.items()}
+    for name, value in parameters.items():
+        try:
+            values[name] = TYPES[known[name]["type"]](value)
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{name}={value!r} is not a valid {known[name]['type']}") from None
+    for name, allowed in (("task", LOADERS), ("positions", POSITIONS), ("corruption", CORRUPTIONS),
+                          ("metric", METRICS), ("direction", SCORE), ("dtype", DTYPES)):
+        one_of(values[name], allowed, name)
+    for kind in values["components"].split(","):
+        one_of(kind.strip(), KINDS, "kind of component")
+    for name, least in (("budget", 1), ("n", 2), ("epochs", 1), ("batch_size", 1)):
+        if values[name] < least:
+            raise InputError(f"{name}={values[name]} is out of range; give at least {least}")
+    named_methods(values["methods"], 1, [1])
+    Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding")})
+    return values
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Raises InputError unless the folder can be written: its parent exists or can be made, and it is empty or forced."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise InputError(f"--out {out} is not empty; use --force to replace it, or another folder")
+    above = next(p for p in [out, *out.resolve().parents] if p.exists())
+    if not os.access(above, os.W_OK) or not above.is_dir():
+        raise InputError(f"--out {out}: no permission to write in {above}; choose another folder")
+
+
+def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bool = True) -> Path:
+    """Runs the analysis notebook with the parameters and leaves its files in `out`; returns the report's path.
+
+    Everything is made in a temporary folder beside `out` and moved there at the end. Raises InputError for bad input
+    (nothing is left), AnalysisFailed if the notebook fails otherwise (`analysis.failed.ipynb` and `error.json` are left).
+    """
+    out = Path(out).expanduser()
+    check_out(out, force)
+    values = validate(parameters)
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from mctrace_nb.models import shipped
+
+    if os.path.isdir(values["model"]):
+        values["model"] = str(Path(values["model"]).resolve())
+    made_above = [p for p in out.resolve().parents if not p.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"  # the kernel's bars would be saved into the notebook; papermill shows its own
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        try:
+            papermill.execute_notebook(str(shipped(NOTEBOOK)), str(part / "analysis.ipynb"),
+                                       parameters={**values, "out": "."}, cwd=str(part), progress_bar=progress,
+                                       kernel_name="python3")
+        except PapermillExecutionError as error:
+            if error.ename == "InputError":
+                raise InputError(error.evalue) from None
+            _leave_failure(part, error)
+            _place(part, out)
+            raise AnalysisFailed(f"cell {error.exec_count} failed with {error.ename}: {error.evalue}", out) from None
+        _place(part, out)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if not isinstance(error, AnalysisFailed):
+            for folder in made_above:  # parents that exist only because of us
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
+        raise
+    finally:
+        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.__setitem__("TQDM_DISABLE", before)
+    return out / "report.html"
+
+
+def _leave_failure(part: Path, error) -> None:
+    """Keeps only the failed notebook and what went wrong."""
+    for path in part.iterdir():
+        if path.name != "analysis.ipynb":
+            path.unlink()
+    (part / "analysis.ipynb").rename(part / "analysis.failed.ipynb")
+    (part / "error.json").write_text(json.dumps(dict(
+        cell=error.exec_count, error=error.ename, message=error.evalue, source=error.source), indent=1) + "\n")
+
+
+def _place(part: Path, out: Path) -> None:
+    """Moves a finished folder to its place, replacing what is there."""
+    import nbformat
+
+    for path in part.glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata.papermill.update(input_path=NOTEBOOK, output_path=path.name)  # not the temporary folder
+        nbformat.write(notebook, path)
+    part.chmod(0o755)  # temporary folders are private
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(part, out)
