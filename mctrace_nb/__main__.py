@@ -55,8 +55,19 @@ def _bench(argv: list[str]) -> int:
     return main(argv)
 
 
+def _notebooks(argv: list[str]) -> int:
+    from mctrace_nb.run import execute_notebooks
+
+    parser = _OneLine(prog="mctrace_nb notebooks", description="Execute every notebook of a folder and save its outputs.")
+    parser.add_argument("folder", nargs="?", default="notebooks")
+    done = execute_notebooks(parser.parse_args(argv).folder)
+    print(f"{len(done)} notebooks executed")
+    return 0 if done else 2
+
+
 COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
             "bench": (_bench, "measure speed and quality, write bench.json"),
+            "notebooks": (_notebooks, "execute all notebooks and save their outputs"),
             "tutorial": (_tutorial, "train the tutorial model anew")}
 
 
@@ -64,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m mctrace_nb COMMAND [options]\n\n"
-              + "\n".join(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
+              + "\n".join(f"  {name:11}{what}" for name, (_, what) in COMMANDS.items())
               + "\n\nEach command explains itself with --help.")
         return 0 if argv else 2
     if argv[0] not in COMMANDS:

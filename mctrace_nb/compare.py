@@ -51,10 +51,10 @@ class Comparison:
 
     @property
     def best(self) -> Selection:
-        """The best selection at the reported budget by its effect on the search prompts."""
+        """The exact optimum if it is known, else the best selection at the reported budget on the search prompts."""
         if not self.selections:
             raise InputError(f"no method found a set for budget {self.budget}; give more methods or another budget")
-        return max(self.selections, key=lambda s: self.fronts[0].score(s.effect))
+        return self.exact or max(self.selections, key=lambda s: self.fronts[0].score(s.effect))
 
     def to_frame(self) -> pd.DataFrame:
         """All fronts, one under the other: the contents of `front.csv`."""

@@ -243,9 +243,8 @@ def pairs(task: str, n: int, seed: int, held_out: bool) -> list[Pair]:
     behaviour = "binding" if task.startswith("binding") else task
     rng = Random(f"{task}/{held_out}/{seed}")
     found: dict[tuple[str, str], Pair] = {}
-    for _ in range(200 * n + 1000):
-        if len(found) == n:
-            break
+    in_vain = 0
+    while len(found) < n and in_vain < 3000:
         base = draw(behaviour, rng, held_out)
         if base.parts.get("who") in PEOPLE:  # they are the counterfactuals
             continue
@@ -255,8 +254,9 @@ def pairs(task: str, n: int, seed: int, held_out: bool) -> list[Pair]:
             continue
         words, changed = base.prompt.split(), other.prompt.split()
         differ = [i for i, (a, b) in enumerate(zip(words, changed)) if a != b]
-        found.setdefault((base.prompt, other.prompt), Pair(
-            base.prompt, other.prompt, target, foil, _GROUP[task](base.parts), (differ[0], differ[-1] + 1)))
+        in_vain = in_vain + 1 if (base.prompt, other.prompt) in found else 0
+        found[base.prompt, other.prompt] = Pair(base.prompt, other.prompt, target, foil, _GROUP[task](base.parts),
+                                                (differ[0], differ[-1] + 1))
     if len(found) < n:
         raise ValueError(f"{task}: asked for {n} different pairs, the grammar has about {len(found)}; ask for fewer")
     return list(found.values())

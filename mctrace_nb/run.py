@@ -159,3 +159,24 @@ def _place(part: Path, out: Path) -> None:
     if out.exists():
         shutil.rmtree(out)
     os.replace(part, out)
+
+
+def execute_notebooks(folder: str | Path) -> list[Path]:
+    """Runs every notebook of a folder with its own defaults and saves it with its outputs; widgets keep their picture."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ["TQDM_DISABLE"] = "1"
+    done = sorted(Path(folder).glob("*.ipynb"))
+    for path in done:
+        print(f"running {path}", flush=True)
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+                       record_timing=False).execute()
+        notebook.metadata.pop("widgets", None)
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                # JupyterLab prefers a widget's live view, and without a kernel shows "model not found" instead of it.
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        nbformat.write(notebook, path)
+    return done

@@ -25,6 +25,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mctrace_nb import grammar
 
+CHOICES = ("seed", "steps", "dropout", "attention_dropout", "first_weights")  # what the command line may change
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 
@@ -36,7 +37,10 @@ class Recipe:
     steps: int = 4000
     batch: int = 128
     learning_rate: float = 2e-3
-    dropout: float = 0.1
+    dropout: float = 0.0
+    # Attention dropout silences a head now and then, so heads learn to stand in for each other, as they do in large
+    # models: it is where the joint effects of the lessons come from.
+    attention_dropout: float = 0.3
     layers: int = 3
     heads: int = 4
     width: int = 64
@@ -62,7 +66,7 @@ def make_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
     torch.manual_seed(recipe.seed)
     return GPT2LMHeadModel(GPT2Config(
         vocab_size=vocabulary, n_positions=recipe.positions, n_embd=recipe.width, n_layer=recipe.layers,
-        n_head=recipe.heads, resid_pdrop=recipe.dropout, embd_pdrop=recipe.dropout, attn_pdrop=recipe.dropout,
+        n_head=recipe.heads, resid_pdrop=recipe.dropout, embd_pdrop=recipe.dropout, attn_pdrop=recipe.attention_dropout,
         initializer_range=recipe.first_weights, bos_token_id=1, eos_token_id=2, pad_token_id=0))
 
 
@@ -144,14 +148,14 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mctrace_nb.tutorial", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--force", action="store_true", help="replace the folder if it is there")
-    for name in ("seed", "steps", "dropout", "first_weights"):
+    for name in CHOICES:
         value = getattr(defaults, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"(default {value})")
     options = parser.parse_args(argv)
     if options.out.exists() and not options.force:
         print(f"{options.out} exists already; use --force to replace it", file=sys.stderr)
         return 2
-    recipe = Recipe(options.seed, options.steps, dropout=options.dropout, first_weights=options.first_weights)
+    recipe = Recipe(**{name: getattr(options, name) for name in CHOICES})
     start = time.time()
     model, tokenizer = train(recipe)
     rows = write(options.out, recipe, model, tokenizer, time.time() - start)

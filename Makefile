@@ -1,0 +1,46 @@
+# Each target does all the set-up it needs: a virtual environment in .venv with pinned versions.
+PYTHON ?= python3
+PY := .venv/bin/python
+DONE := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install trace test test-quick test-long notebooks lab bench model clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(DONE) ## set up .venv with pinned versions and the kit, editable
+
+$(DONE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $(DONE)
+
+trace: $(DONE) ## run the main job on the built-in model; leaves runs/first/report.html
+	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 4 --seed 0 --out runs/first --force
+
+test: $(DONE) ## all tests (under 15 minutes on two cores)
+	$(PY) -m pytest -q -m "not long"
+	$(PY) -m pytest -q --nbval --nbval-current-env notebooks
+
+test-quick: $(DONE) ## the tests of one room at a time (under 2 minutes)
+	$(PY) -m pytest -q -m "not long and not slow"
+
+test-long: $(DONE) ## kill tests, whole sweeps and simulations
+	$(PY) -m pytest -q -m long
+
+notebooks: $(DONE) ## execute all notebooks and save their outputs
+	$(PY) -m mctrace_nb notebooks notebooks
+
+lab: $(DONE) ## open JupyterLab on the notebooks
+	$(PY) -m jupyterlab notebooks
+
+bench: $(DONE) ## measure speed and quality, write bench.json
+	$(PY) -m mctrace_nb bench --out bench.json
+
+model: $(DONE) ## train the tutorial model anew into build/tutorial (about 10 minutes)
+	$(PY) -m mctrace_nb tutorial --out build/tutorial
+
+clean: ## remove what was generated (not .venv)
+	rm -rf build dist runs bench.json .pytest_cache

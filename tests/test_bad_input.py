@@ -1,0 +1,159 @@
+"""Bad input gives one clear line with the offending value and the repair."""
+
+import pytest
+import torch
+from conftest import random_task, tiny_gpt2
+
+import mctrace_nb as mct
+from mctrace_nb.errors import InputError
+from mctrace_nb.models import wrap_model
+from mctrace_nb.relax import Settings, pgb
+from mctrace_nb.search import search
+from mctrace_nb.tasks import Example, Task, load_task
+from mctrace_nb.tracing import Trace
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_gpt2()
+
+
+@pytest.fixture(scope="module")
+def trace(lm):
+    return Trace(lm, random_task(), "head_output")
+
+
+UNEQUAL = Task("unequal", (Example((1, 2, 3), (1, 2, 4), (5,), (6,)), Example((1, 2, 3), (1, 2, 4, 5), (5,), (6,))))
+CASES = {
+    "kind": (lambda lm: Trace(lm, random_task(), "head_outputs"), "unknown kind of component 'head_outputs'; did you mean 'head_output'"),
+    "kind twice": (lambda lm: Trace(lm, random_task(), ["mlp_block"] * 2), "named twice"),
+    "no kind": (lambda lm: Trace(lm, random_task(), []), "no kind"),
+    "positions": (lambda lm: Trace(lm, random_task(), positions="first"), "unknown positions 'first'"),
+    "corruption": (lambda lm: Trace(lm, random_task(), corruption="zeros"), "did you mean 'zero'"),
+    "metric": (lambda lm: Trace(lm, random_task(), metric="odds"), "unknown metric 'odds'"),
+    "split": (lambda lm: Trace(lm, random_task(), split="test"), "unknown split 'test'"),
+    "no held-out": (lambda lm: Trace(lm, Task("t", random_task().search)).heldout, "no held-out prompts"),
+    "empty task": (lambda lm: Task("t", ()), "no prompt pairs"),
+    "lengths": (lambda lm: Trace(lm, UNEQUAL), "prompt 1: base has 3 tokens, counterfactual 4"),
+    "lengths repair": (lambda lm: Trace(lm, UNEQUAL), r"components='head_output', positions='last'"),
+    "mean of patterns": (lambda lm: Trace(lm, random_task(), "head_pattern", corruption="mean"), "use head_output"),
+    "no subject": (lambda lm: Trace(lm, UNEQUAL, positions="subject", corruption="noise"), "no subject span"),
+    "reverse of zero": (lambda lm: Trace(lm, random_task(), corruption="zero").direct_effect(["L0H0"]), "no counterfactual run"),
+    "answer rule": (lambda lm: Trace(lm, random_task(), answer_rule="product"), "unknown answer rule"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_trace_refuses(lm, name):
+    make, message = CASES[name]
+    with pytest.raises(InputError, match=message) as caught:
+        make(lm)
+    assert "\n" not in str(caught.value)
+
+
+def test_unequal_lengths_work_where_they_can(lm):
+    trace = Trace(lm, UNEQUAL, "head_output", positions="last")
+    alone = Trace(lm, Task("one", (UNEQUAL.search[1],)), "head_output", positions="last")
+    torch.testing.assert_close(trace.effects(torch.ones(4))[1], alone.effects(torch.ones(4))[0])
+    with pytest.raises(InputError, match="equal lengths"):
+        Trace(lm, UNEQUAL, "head_pattern", positions="last")
+
+
+MASKS = {"shape": (torch.ones(5), r"shape \(5,\), this trace has 4"), "range": (torch.full((4,), 1.5), "must lie in"),
+         "nan": (torch.full((4,), float("nan")), "must lie in"), "label": (["L0H9"], "did you mean 'L0H")}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_are_checked(trace, name):
+    mask, message = MASKS[name]
+    with pytest.raises(InputError, match=message):
+        trace.effects(mask)
+
+
+def test_nan_model_is_refused():
+    lm = tiny_gpt2()
+    lm.model.transformer.ln_f.weight.data[0] = float("nan")
+    with pytest.raises(InputError, match="prompt 0: the model gives nan"):
+        Trace(lm, random_task(), "head_output")
+
+
+SEARCHES = {
+    "method": (dict(method="gready"), "did you mean 'greedy'"), "direction": (dict(direction="up"), "unknown direction"),
+    "budget 0": (dict(budgets=[0]), "budget 0 is out of range; give whole numbers from 1 to 4"),
+    "budget 5": (dict(budgets=range(1, 6)), "budget 5 is out of range"), "no budget": (dict(budgets=[]), "out of range"),
+    "option": (dict(method="greedy", draws=3), "unexpected keyword argument 'draws'"),
+    "pgb option": (dict(method="pgb", lamda1=3), "did you mean 'lambda1'"),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_search_refuses(trace, name):
+    options, message = SEARCHES[name]
+    with pytest.raises(InputError, match=message):
+        search(trace, **{"budgets": [1], **options})
+
+
+def test_exhaustive_refuses_what_it_cannot_enumerate(lm):
+    trace = Trace(lm, random_task(), "mlp_neuron")
+    with pytest.raises(InputError, match="sets; the limit is 2,000,000"):
+        search(trace, "exhaustive", budgets=range(1, 9))
+
+
+def test_relaxed_search_refuses(lm, trace):
+    for bad, message in ((dict(schedule="cubic"), "unknown schedule"), (dict(lambda1=-1), "lambda1=-1 is out of range"),
+                         (dict(lr=0), "lr=0"), (dict(transform="exp"), "unknown transform")):
+        with pytest.raises(InputError, match=message):
+            Settings(**bad)
+    with pytest.raises(InputError, match="has no logarithm; use transform='log'"):
+        pgb(Trace(lm, random_task(), metric="logit_diff"))
+    with pytest.raises(InputError, match="has no gradient"):
+        pgb(Trace(lm, random_task(), metric="accuracy"))
+    with pytest.raises(InputError, match="epochs=0"):
+        pgb(trace, epochs=0)
+    with pytest.raises(InputError, match="budget 9"):
+        pgb(trace, budget=9)
+    with pytest.raises(InputError, match="no logarithm"):
+        Trace(lm, random_task(), metric="logit_diff").effects(torch.ones(4), scale="relative")
+
+
+PAIRS = {
+    "empty list": ([], "no prompt pairs"),
+    "missing": ([{"base": "a 1 ; now", "target": "1", "foil": "2"}], "counterfactual is missing or empty"),
+    "unknown word": ([dict(base="the nurse said zzz", counterfactual="the man said that", target="he", foil="she")], "does not know"),
+    "same answers": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="he")], "same answer"),
+    "empty answer": ([dict(base="the nurse said that", counterfactual="the man said that", target=" ", foil="he")], "gives no tokens"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_are_checked(tutorial, name):
+    pairs, message = PAIRS[name]
+    with pytest.raises(InputError, match=message):
+        Task.from_pairs(pairs, tutorial)
+
+
+def test_all_bad_pairs_are_reported_at_once(tutorial):
+    with pytest.raises(InputError, match="prompt 0: .*prompt 2: "):
+        Task.from_pairs([PAIRS["same answers"][0][0], dict(base="the nurse said that", counterfactual="the man said that",
+                         target="he", foil="she"), PAIRS["missing"][0][0]], tutorial)
+
+
+def test_tasks_and_models_are_checked(tutorial, lm, tmp_path):
+    for make, message in (
+            (lambda: load_task("profesions", tutorial), "did you mean 'professions'"),
+            (lambda: load_task("names", tutorial, n=1), "n=1"),
+            (lambda: load_task("facts", tutorial, n=10 ** 5), "ask for fewer"),
+            (lambda: load_task("names", lm), "use model 'tutorial'"),
+            (lambda: mct.load_model(str(tmp_path)), "no config.json"),
+            (lambda: mct.load_model("tutorial", dtype="int8"), "unknown dtype"),
+            (lambda: mct.load_model("tutorial", device="warp"), "cannot be used here")):
+        with pytest.raises(InputError, match=message):
+            make()
+
+
+def test_a_family_outside_the_registry_is_refused_by_name():
+    from transformers import GPTJConfig, GPTJForCausalLM
+
+    model = GPTJForCausalLM(GPTJConfig(vocab_size=8, n_embd=8, n_layer=1, n_head=2, rotary_dim=4))
+    with pytest.raises(InputError, match="GPTJForCausalLM does not use transformers' attention registry"):
+        wrap_model(model, None)

@@ -1,0 +1,178 @@
+"""Searches: exact against brute force, counted work, directions, fronts and their files."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_task, tiny_gpt2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mctrace_nb.compare import compare, named_methods
+from mctrace_nb.errors import InputError
+from mctrace_nb.relax import SCHEDULES, Settings, pgb, relax, settings_grid
+from mctrace_nb.results import COLUMNS, Front, Selection
+from mctrace_nb.search import METHODS, SCORE, search
+from mctrace_nb.tracing import Trace
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return Trace(tiny_gpt2(layers=3, heads=2), random_task(n=6), "head_output")
+
+
+@pytest.fixture(scope="module")
+def every_set(trace):
+    n = len(trace.components)
+    return {s: trace.effects([trace.components.labels[i] for i in s]).mean().item()
+            for size in range(n + 1) for s in combinations(range(n), size)}
+
+
+@pytest.mark.parametrize("direction", SCORE)
+def test_exhaustive_is_the_optimum(trace, every_set, direction):
+    front = search(trace, "exhaustive", budgets=range(1, 7), direction=direction)
+    for s in front.selections:
+        best = max((e for k, e in every_set.items() if len(k) == s.budget), key=SCORE[direction])
+        assert s.effect == pytest.approx(best, abs=1e-10) and s.size == s.budget
+
+
+@pytest.mark.parametrize("direction", SCORE)
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "exhaustive"])
+def test_no_method_beats_the_optimum_and_each_reports_its_own_effect(trace, every_set, method, direction):
+    front = search(trace, method, budgets=range(1, 7), direction=direction)
+    for s in front.selections:
+        best = max((SCORE[direction](e) for k, e in every_set.items() if len(k) == s.size))
+        assert SCORE[direction](s.effect) <= best + 1e-10 and s.size <= s.budget
+        numbers = tuple(trace.components.index(x) for x in s.components)
+        assert s.effect == pytest.approx(every_set[numbers], abs=1e-10)
+        assert s.effect_heldout is not None and s.ci_low <= s.effect_heldout <= s.ci_high
+
+
+def test_greedy_by_hand(trace, every_set):
+    chosen = ()
+    for s in search(trace, "greedy", budgets=range(1, 5)).selections:
+        chosen = max((tuple(sorted((*chosen, i))) for i in range(6) if i not in chosen), key=every_set.get)
+        assert s.components == tuple(trace.components.labels[i] for i in chosen)
+
+
+def test_searches_repeat_themselves(trace):
+    for method in METHODS:
+        one, two = (search(trace, method, budgets=[2, 3], seed=3) for _ in range(2))
+        assert [s.components for s in one.selections] == [s.components for s in two.selections]
+
+
+def test_random_band_and_seed(trace):
+    front = search(trace, "random", budgets=[2], draws=50)
+    s = front.selections[0]
+    assert s.band[0] <= s.effect <= s.band[1] and s.forwards == 50 * len(trace)
+
+
+def test_work_is_counted_alike(trace):
+    n, prompts = len(trace.components), len(trace)
+    exhaustive, greedy, top = (search(trace, m, budgets=[1, 2]).selections[-1] for m in ("exhaustive", "greedy", "top-k"))
+    assert exhaustive.forwards == (n + n * (n - 1) / 2) * prompts
+    assert greedy.forwards == (n + n - 1) * prompts
+    assert top.forwards == (n + 2) * prompts
+    assert exhaustive.backwards == greedy.backwards == top.backwards == 0
+    relaxed = pgb(trace, epochs=4)
+    assert relaxed.backwards == 4 * prompts and relaxed.forwards >= 4 * prompts
+
+
+# --- the relaxed search ---------------------------------------------------------------------------------------
+
+def one_run_by_hand(trace, s: Settings, epochs, batch):
+    """The algorithm as the paper states it, one mask, written out plainly."""
+    mask = torch.full((len(trace.components),), s.init, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([mask], lr=s.lr)
+    course = [mask.detach().numpy().copy()]
+    for epoch in range(epochs):
+        grow = {"linear": epoch + 1, "exponential": 2 ** epoch, "quadratic": epoch ** 2, "constant": 1}[s.schedule]
+        order = np.random.default_rng([s.seed, epoch]).permutation(len(trace))
+        for part in np.split(order, range(batch, len(trace), batch)):
+            effect = trace.effects(mask, examples=torch.as_tensor(part))
+            fit = torch.exp(-effect) if s.transform == "inverse" else -effect / trace.scale
+            loss = fit.mean() + grow * (s.lambda1 * mask.sum() + s.lambda2 * (mask * (1 - mask)).sum())
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            with torch.no_grad():
+                mask.clamp_(0, 1)
+        course.append(mask.detach().numpy().copy())
+    return np.stack(course)
+
+
+def test_many_settings_at_once_equal_one_at_a_time(trace):
+    grid = [Settings(lambda1=a, lambda2=b, schedule=c, transform=t, lr=lr, seed=seed) for a, b, c, t, lr, seed in
+            [(.05, .05, "linear", "inverse", .1, 0), (0., .2, "exponential", "log", .1, 0), (.1, 0., "quadratic", "log", .5, 1),
+             (.02, .1, "constant", "inverse", .05, 2)]]
+    for run, s in zip(relax(trace, grid, epochs=3, batch_size=4), grid):
+        np.testing.assert_allclose(np.stack(run.trajectory), one_run_by_hand(trace, s, 3, 4), atol=1e-10)
+
+
+def test_stop_is_tested_after_each_epoch(trace):
+    grid = settings_grid(lambda1=[0.01, 0.5], seed=0)
+    slow, fast = relax(trace, grid, epochs=8, budget=2)
+    assert fast.history[-1]["kept"] <= 2 < min([h["kept"] for h in fast.history[:-1]], default=3)
+    assert len(fast.history) <= len(slow.history)
+
+
+def test_settings_grid_takes_all_combinations():
+    assert len(settings_grid(lambda1=[0, .1], lambda2=[.1, .2, .3], seed=range(2), lr=.2)) == 12
+
+
+def test_rounding_by_name():
+    half = torch.tensor([0.5, 0.51])
+    from mctrace_nb.relax import ROUNDINGS
+    assert ROUNDINGS["strict"](half).tolist() == [False, True] and ROUNDINGS["paper"](half).tolist() == [True, True]
+    assert [SCHEDULES["quadratic"](t) for t in range(3)] == [0, 1, 4]
+
+
+def test_front_of_pgb_is_one_run(trace):
+    front = search(trace, "pgb-log", budgets=range(1, 7), lambda1=[0.01, 0.05])
+    assert all(s.history[-1]["kept"] == s.size for s in front.selections)
+    assert [s.budget for s in front.selections] == sorted(s.budget for s in front.selections)
+
+
+# --- fronts and files -----------------------------------------------------------------------------------------
+
+def test_front_frame_and_file(trace, tmp_path):
+    front = search(trace, "pgb-log", budgets=range(1, 7))
+    frame = front.to_frame()
+    assert tuple(frame.columns) == COLUMNS
+    assert (frame["size"] == frame["components"].map(lambda c: len([x for x in c.split(";") if x]))).all()
+    loaded = Front.load(front.save(tmp_path / "front"))
+    assert loaded.to_frame().equals(frame) and json.loads((tmp_path / "front.json").read_text())["method"] == "pgb-log"
+    np.testing.assert_allclose(loaded.selections[0].trajectory, front.selections[0].trajectory, atol=1e-6)
+
+
+@given(effects=st.lists(st.floats(-5, 5), min_size=1, max_size=8), direction=st.sampled_from(sorted(SCORE)))
+@settings(max_examples=60, deadline=None)
+def test_best_up_to_never_falls(effects, direction):
+    front = Front("greedy", tuple(Selection("greedy", (), e, i + 1) for i, e in enumerate(effects)), direction)
+    best = [front.score(e) for e in front.best_up_to()]
+    assert best == sorted(best) and best[-1] == max(0, *map(front.score, effects))
+
+
+def test_damaged_front_is_refused(tmp_path):
+    (tmp_path / "front.json").write_text('{"method": "greedy"}')
+    with pytest.raises(InputError, match="not a saved front"):
+        Front.load(tmp_path / "front.json")
+
+
+# --- comparison -----------------------------------------------------------------------------------------------
+
+def test_comparison_says_what_the_numbers_say(trace):
+    c = compare(trace, budget=2)
+    assert c.exact is c.best and c.best.effect == pytest.approx(max(s.effect for s in c.selections))
+    words = c.words()
+    assert f"effect of {c.best.effect:.2f}" in words and ", ".join(c.best.components) in words
+    assert list(c.to_frame()["method"].unique()) == [f.method for f in c.fronts if f.selections]
+    assert "optimum" in c.table().columns[2]
+
+
+def test_auto_leaves_out_what_cannot_be_enumerated():
+    assert "exhaustive" in named_methods("auto", 12, range(1, 9))
+    assert "exhaustive" not in named_methods("auto", 192, range(1, 9))
+    assert named_methods("greedy, top-k", 12, [1]) == ["greedy", "top-k"]
