@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import Iterable, Sequence
@@ -14,39 +13,9 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hooks import Mixture, Session
 from mctrace_nb.metrics import Metric, answer_log_prob, get_metric, relative
 from mctrace_nb.models import LanguageModel
-from mctrace_nb.rows import Rows, chosen_span, lay_out
+from mctrace_nb.sides import CORRUPTIONS, NEVER_RUN, Side, Sides, Work
 from mctrace_nb.stats import Estimate, bootstrap, estimate
 from mctrace_nb.tasks import Task
-
-CORRUPTIONS = ("counterfactual", "noise", "zero", "mean")
-MASK_KIND = "head_pattern"
-
-
-@dataclass
-class Work:
-    """Example rows forwarded and back-propagated (masks x prompts), the same count for every method."""
-
-    forwards: int = 0
-    backwards: int = 0
-
-    def copy(self) -> "Work":
-        return Work(self.forwards, self.backwards)
-
-    def since(self, earlier: "Work") -> "Work":
-        return Work(self.forwards - earlier.forwards, self.backwards - earlier.backwards)
-
-    def __str__(self) -> str:
-        return f"{self.forwards:,} rows forwarded, {self.backwards:,} back-propagated"
-
-
-@dataclass
-class _Side:
-    """One prompt of every pair, ready to run, with the values that can be mixed into it."""
-
-    rows: Rows
-    noise: torch.Tensor | None
-    prefix: list | None
-    values: dict
 
 
 class Trace:
@@ -55,7 +24,7 @@ class Trace:
     components: a kind or a list of kinds. positions: "all" context positions, "last", or "subject".
     corruption: where the replacing values come from - the "counterfactual" prompt, the base prompt with Gaussian
         "noise" on the embeddings of its subject (`noise_sd` times the standard deviation of the embedding matrix),
-        "zero", or the "mean" over all context tokens of the task's base prompts.
+        "zero", or the "mean" over the replaced positions of all base prompts.
     metric: a name of `metrics.METRICS` or a Metric; answer_rule: "mean" or "sum" of an answer's token log-probabilities.
     split: "search" or "heldout" prompts. batch_rows: rows of one forward pass.
 
@@ -76,11 +45,11 @@ class Trace:
         if not self.examples:
             raise InputError(f"task {task.name!r} has no held-out prompts; build it with heldout > 0")
         self.work = Work()
-        self._check()
         longest = max(len(e.base) + max(len(e.target), len(e.foil)) for e in self.examples)
         # About 2**21 numbers in a residual stream: large enough to be fast, small enough for a laptop.
         self.batch_rows = batch_rows or max(8, min(2048, 2 ** 21 // (longest * model.width)))
-        self._sides: dict[bool, _Side] = {}
+        self._sides = Sides(model, self.examples, self.components, positions, corruption, noise_sd, seed, self.batch_rows,
+                            self.work)
         self.base_values = self._values(None, None)  # (n,), log y(0) for metrics with a logarithm
         bad = (~torch.isfinite(self.base_values)).nonzero().flatten().tolist()
         if bad:
@@ -104,85 +73,9 @@ class Trace:
         return Trace(self.model, self.task, self.components, self.positions, self.corruption, self.metric, self.seed,
                      "heldout", self.answer_rule, self.noise_sd, self.batch_rows)
 
-    # --- preparing ---
-
-    def _check(self) -> None:
-        if "mlp_neuron" in self.components.kinds and self.model.layers[0].down is None:
-            raise InputError(f"{self.model.name!r}: no MLP neurons were found in this architecture; use mlp_output or mlp_block")
-        if self.corruption == "mean" and MASK_KIND in self.components.kinds:
-            raise InputError("corruption 'mean' has no meaning for head_pattern (the mean of patterns is not a pattern "
-                             "of means); use head_output")
-        if self.corruption != "counterfactual":
-            return
-        aligned_at_end = self.positions == "last" and MASK_KIND not in self.components.kinds
-        for number, e in enumerate(self.examples):
-            if len(e.base) != len(e.counterfactual) and not aligned_at_end:
-                raise InputError(f"prompt {number}: base has {len(e.base)} tokens, counterfactual "
-                                 f"{len(e.counterfactual)}; {' and '.join(self.components.kinds)} at "
-                                 f"positions={self.positions!r} needs equal lengths "
-                                 "(use components='head_output', positions='last')")
-
-    def _corrupted_from(self) -> list[int]:
-        """For each example the first position at which the base and the corrupted run can differ."""
-        if self.corruption == "counterfactual":
-            return [e.first_difference for e in self.examples]
-        if self.corruption == "noise":
-            return [chosen_span(e, "base", "subject", i)[0] for i, e in enumerate(self.examples)]
-        return [0] * len(self)
-
-    def _noise(self) -> torch.Tensor:
-        """Noise on the subjects' embeddings, (n, longest prompt, width); one draw per prompt from the seed."""
-        longest = max(len(e.base) for e in self.examples)
-        scale = self.noise_sd * self.model.model.get_input_embeddings().weight.float().std()
-        made = torch.zeros(len(self), longest, self.model.width)
-        generator = torch.Generator().manual_seed(self.seed)
-        for i, e in enumerate(self.examples):
-            first, last = e.subject
-            made[i, first:last] = torch.randn(last - first, self.model.width, generator=generator)
-        return made.to(self.model.device) * scale
-
-    def side(self, reverse: bool = False) -> _Side:
+    def side(self, reverse: bool = False) -> Side:
         """The base prompts with the corrupted run's values, or (reverse) the corrupted run with the base's values."""
-        if reverse not in self._sides:
-            if self.corruption in ("zero", "mean") and reverse:
-                raise InputError(f"corruption {self.corruption!r} has no counterfactual run; "
-                                 "direct effects need corruption='counterfactual' or 'noise'")
-            with Session(self.model) as session, torch.no_grad():
-                mine, other = (self._prepare(session, corrupted) for corrupted in (reverse, not reverse))
-                mine.values = self._record(session, other)
-            self._sides[reverse] = mine
         return self._sides[reverse]
-
-    def _prepare(self, session: Session, corrupted: bool) -> _Side:
-        paired = corrupted and self.corruption == "counterfactual"
-        rows = lay_out(self.examples, "counterfactual" if paired else "base", self.positions, self._corrupted_from(),
-                       self.model.device)
-        noise = self._noise() if corrupted and self.corruption == "noise" else None
-        return _Side(rows, noise, session.prefix(rows, noise), {})
-
-    def _sites(self) -> list[tuple[str, int]]:
-        return [(kind, layer) for kind in self.components.kinds for layer in range(len(self.model.layers))]
-
-    def _record(self, session: Session, other: _Side) -> dict:
-        """The values that replace: those of the other run, zero, or means."""
-        if self.corruption == "zero":
-            return dict.fromkeys(self._sites())
-        parts = []
-        for examples in torch.arange(len(self), device=self.model.device).split(self._chunk(other.rows, 1)):
-            _, recorded = session.run(other.rows.take(examples), examples, prefix=other.prefix, noise=other.noise,
-                                      record=self._sites(), reads=(examples[:1] * 0, examples[:1] * 0))
-            self.work.forwards += len(examples)
-            parts.append(recorded)
-        joined = {site: tuple(map(torch.cat, zip(*[p[site] for p in parts]))) if isinstance(parts[0][site], tuple)
-                  else torch.cat([p[site] for p in parts]) for site in self._sites()}
-        if self.corruption == "mean":
-            inside = other.rows.chosen[:, 0]  # (n, T)
-            return {site: x[:, 0][inside].mean(0).expand(len(self), 1, 1, *x.shape[3:]) for site, x in joined.items()}
-        return joined
-
-    def _chunk(self, rows: Rows, masks: int) -> int:
-        """Examples that go into one forward pass together with `masks` masks."""
-        return max(1, self.batch_rows // (masks * rows.ids.shape[1]))
 
     # --- running ---
 
@@ -217,7 +110,7 @@ class Trace:
         rows = self.side(reverse).rows
         total = 1 if masks is None else len(masks)
         b = len(self) if examples is None else examples.shape[-1]
-        step = self._chunk(rows, 1)
+        step = max(1, self.batch_rows // rows.ids.shape[1])
         if step < b:  # not even one mask fits: cut the examples
             everything = torch.arange(len(self), device=self.model.device) if examples is None else examples
             parts = [self._values(masks, part, reverse) for part in everything.split(step, -1)]
@@ -277,7 +170,7 @@ class Trace:
 
     def total_effects(self) -> torch.Tensor:
         """Per prompt: the corrupted run against the base run; for "zero" and "mean", all traced components replaced."""
-        if self.corruption in ("zero", "mean"):
+        if self.corruption in NEVER_RUN:
             return self.effects(torch.ones(len(self.components)))
         return self._values(None, None, reverse=True) - self.base_values
 
