@@ -91,7 +91,7 @@ class Comparison:
                 continue
             against = f", {s.effect / best.effect:.0%} of it" if best.effect else ""
             smaller = f" with only {s.size}" if s.size < self.budget else ""
-            said.append(f"{s.method[0].upper() + s.method[1:]} reaches {s.effect:.2f}{against}{smaller} "
+            said.append(f"{s.method} reaches {s.effect:.2f}{against}{smaller} "
                         f"({s.forwards + s.backwards:,} rows of work).")
         control = next((s for s in self.selections if s.method == "random"), None)
         if control is not None and control.band:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from mctrace_nb.components import Components
 from mctrace_nb.errors import InputError, one_of
@@ -128,6 +129,9 @@ def load_model(name: str | os.PathLike, dtype: str = "float32", device: str | No
     looks_local = Path(place).is_dir() or str(place).startswith((".", "/", "~"))
     if looks_local and not (Path(place) / "config.json").is_file():
         raise InputError(f"model folder {str(place)!r} has no config.json; give a folder in Hugging Face format")
+    shown = logging.is_progress_bar_enabled()
+    if Path(place).is_dir():  # quickly read: a bar would only leave a trace in every notebook
+        logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=torch_dtype,
@@ -136,4 +140,7 @@ def load_model(name: str | os.PathLike, dtype: str = "float32", device: str | No
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot load model {str(name)!r}: {reason} (give 'tutorial', a local folder, or a hub id "
                          "that can be downloaded or is in the cache)") from None
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     return wrap_model(model.to(device), tokenizer, str(name))

@@ -52,7 +52,7 @@ class Figure:
         return self.text
 
 
-def _canvas(width: float = 7, height: float = 4, rows: int = 1, **more):
+def _canvas(width: float = 7.5, height: float = 4, rows: int = 1, **more):
     with sns.axes_style("whitegrid", {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK,
                                       "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
         canvas = Canvas(figsize=(width, height), layout="constrained")
@@ -85,11 +85,10 @@ def front(fronts: Sequence[Front], unit: str = "nats", total: float | None = Non
                           fmt="o", mfc="white", ms=4, lw=1, capsize=2, label="held-out prompts, 95 %", zorder=3.2)
     if total is not None:
         axis.axhline(total, color=INK, lw=1, ls="--")
-        axis.annotate("total effect", (1, total), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                      fontsize=8, color=INK)
+        axis.annotate("total effect", (0.01, total), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
     axis.set(xlabel="budget: components replaced together", ylabel=f"mean effect ({unit})", title=title)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))  # never over a line
     ends = "; ".join(f"{'the exact optimum' if f.method == 'exhaustive' else f.method} reaches "
                      f"{f.selections[-1].effect:.2f} at {f.selections[-1].budget}" for f in fronts if f.selections)
     return Figure(canvas, f"Line chart of mean effect ({unit}) against budget for {len(fronts)} methods: {ends}.")
@@ -145,7 +144,7 @@ def interactions(frame, unit: str = "nats") -> Figure:
     grid = np.full((len(names), len(names)), np.nan)
     for (a, b), value in zip(frame["components"], frame["interaction"]):
         grid[order[b], order[a]] = value
-    size = 0.5 * len(names) + 1.6
+    size = 0.4 * len(names) + 1.4
     canvas, (axis,) = _canvas(size + 0.8, size)
     limit = np.nanmax(np.abs(grid)) or 1.0
     with np.errstate(invalid="ignore"):

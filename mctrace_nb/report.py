@@ -103,6 +103,7 @@ def result(comparison: Comparison, parameters: dict) -> dict:
 
 def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
     """The report as one self-contained page: no request leaves it."""
+    model = "the tutorial model" if comparison.trace.model.name == "tutorial" else comparison.trace.model.name
     environment = Environment(loader=PackageLoader("mctrace_nb", "templates"), autoescape=select_autoescape(["html"]))
     figures = [dict(name=p.name, heading=p.heading, reading=p.reading, alt=p.figure.text,
                     data=base64.b64encode(p.figure.png).decode()) for p in parts]
@@ -115,7 +116,7 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
              "values from": trace.corruption, "positions": trace.positions,
              "metric": f"{trace.metric.name}, effects in {trace.metric.unit}", "sign": SIGN_RULE}
     return environment.get_template("report.html").render(
-        title=f"Which components carry “{trace.task.name}” in {trace.model.name}?", words=comparison.words(),
+        title=f"Which components carry “{trace.task.name}” in {model}?", words=comparison.words(),
         figures=figures, columns=list(table.columns), rows=table.values.tolist(), pairs=pairs, facts=facts,
         parameters=parameters, versions=versions())
 

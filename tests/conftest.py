@@ -42,7 +42,7 @@ class Words:
     def __call__(self, text):
         return {"input_ids": [int(x) for x in text.split()]}
 
-    def decode(self, ids):
+    def decode(self, ids, skip_special_tokens=False):
         return " ".join(map(str, ids))
 
     def get_vocab(self):

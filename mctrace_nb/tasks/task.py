@@ -88,7 +88,12 @@ class Task:
         halves = [[], []]
         for i, e in enumerate(examples):
             halves[(e.group or f"#{i}") in kept_out].append(e)
-        return cls(name, tuple(halves[0]), tuple(halves[1]), source, seed, model.tokenizer.decode)
+        return cls(name, tuple(halves[0]), tuple(halves[1]), source, seed, reader(model.tokenizer))
+
+
+def reader(tokenizer):
+    """A function that writes token ids as text, without the tokenizer's special tokens."""
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def _span(ids: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mctrace_nb import grammar
 from mctrace_nb.errors import InputError
-from mctrace_nb.tasks.task import Task, encode
+from mctrace_nb.tasks.task import Task, encode, reader
 
 SOURCE = "tutorial grammar (mctrace_nb/grammar.py)"
 
@@ -24,4 +24,4 @@ def load(name: str, model, n: int, seed: int) -> Task:
         except ValueError as error:
             raise InputError(str(error)) from None
         halves[held_out] = tuple(encode(vars(pair), model.tokenizer, i) for i, pair in enumerate(pairs))
-    return Task(name, halves[0], halves[1], SOURCE, seed, model.tokenizer.decode)
+    return Task(name, halves[0], halves[1], SOURCE, seed, reader(model.tokenizer))

@@ -1,0 +1,154 @@
+"""The command line: what it leaves behind when it works, and that it leaves nothing when it does not."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from mctrace_nb.errors import InputError
+from mctrace_nb.results import COLUMNS
+from mctrace_nb.run import AnalysisFailed, analyse, notebook_parameters, parameter_names, validate
+
+FAST = ["--n", "8", "--budget", "2", "--methods", "exhaustive,greedy,pgb-log,random", "--epochs", "3"]
+
+
+def mctrace(*words, cwd=ROOT, **more):
+    return subprocess.run([sys.executable, "-m", "mctrace_nb", *map(str, words)], cwd=cwd, capture_output=True, text=True,
+                          **more)
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    out = tmp_path_factory.mktemp("traces") / "new" / "names"
+    done = mctrace("trace", "--task", "names", *FAST, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.slow
+def test_trace_leaves_the_named_files(traced):
+    left = {p.name for p in traced.iterdir()}
+    assert {"analysis.ipynb", "report.html", "front.csv", "result.json", "front.png", "selection.png", "singles.png",
+            "interactions.png"} <= left
+    assert not [p for p in traced.parent.iterdir() if p != traced], "something temporary was left"
+
+
+@pytest.mark.slow
+def test_front_csv_and_result_agree(traced):
+    front, result = pd.read_csv(traced / "front.csv"), json.loads((traced / "result.json").read_text())
+    assert tuple(front.columns) == COLUMNS
+    exact = front[(front.method == "exhaustive") & (front.budget == 2)].iloc[0]
+    assert result["selection"]["components"] == exact.components.split(";") and result["selection"]["exact"]
+    assert result["selection"]["effect"] == pytest.approx(exact.effect)
+    assert (front.effect <= front.budget.map(front[front.method == "exhaustive"].set_index("budget").effect) + 1e-4).all()
+    assert set(result["parameters"]) == set(parameter_names()) and result["parameters"]["task"] == "names"
+    assert {"torch", "transformers", "python"} <= set(result["versions"])
+    assert {"seed", "dtype", "device", "split", "sign_rule", "total_effect", "metric"} <= set(result)
+
+
+@pytest.mark.slow
+def test_report_stands_alone(traced):
+    page = (traced / "report.html").read_text(encoding="utf-8")
+    result = json.loads((traced / "result.json").read_text())
+    assert result["selection"]["components"][0] in page and "names" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page) and "@import" not in page and "<script" not in page
+    pictures = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]*)"', page)
+    assert len(pictures) >= 4 and all(len(alt) > 40 for alt in pictures)
+
+
+@pytest.mark.slow
+def test_executed_notebook_has_no_path_of_the_run(traced):
+    text = (traced / "analysis.ipynb").read_text()
+    assert str(traced.parent) not in text
+    notebook = nbformat.reads(text, as_version=4)
+    assert all(c.execution_count for c in notebook.cells if c.cell_type == "code")
+
+
+@pytest.mark.slow
+def test_second_run_needs_force_and_gives_the_same_numbers(traced):
+    refused = mctrace("trace", "--task", "names", *FAST, "--out", traced)
+    assert refused.returncode == 2 and "--force" in refused.stderr
+    before = pd.read_csv(traced / "front.csv").drop(columns="seconds")
+    assert mctrace("trace", "--task", "names", *FAST, "--out", traced, "--force").returncode == 0
+    pd.testing.assert_frame_equal(before, pd.read_csv(traced / "front.csv").drop(columns="seconds"))
+
+
+BAD = {
+    "unknown option": (["--taks", "names"], "did you mean '--task'"),
+    "unknown task": (["--task", "nams"], "did you mean 'names'"),
+    "unknown kind": (["--components", "head_outputs"], "did you mean 'head_output'"),
+    "unknown method": (["--methods", "greedy,best"], "unknown method 'best'"),
+    "unknown metric": (["--metric", "odds"], "unknown metric 'odds'"),
+    "not a number": (["--budget", "four"], "budget='four' is not a valid int"),
+    "budget 0": (["--budget", "0"], "budget=0 is out of range"),
+    "n 1": (["--n", "1"], "n=1 is out of range"),
+    "lambda": (["--lambda1", "-1"], "lambda1=-1.0 is out of range"),
+    "stray word": (["names"], "unknown option 'names'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options_exit_2_with_one_line_and_nothing_left(name, tmp_path, capsys):
+    from mctrace_nb.__main__ import main
+
+    options, message = BAD[name]
+    assert main(["trace", *options, "--out", str(tmp_path / "above" / "out")]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1, said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options, message", [
+    (["--model", "/no/such/folder"], "no config.json"), (["--budget", "13"], "budget 13 is out of range; give whole numbers from 1 to 12"),
+    (["--components", "head_pattern", "--corruption", "mean"], "use head_output")])
+def test_bad_input_known_only_in_the_kernel_leaves_nothing(options, message, tmp_path):
+    done = mctrace("trace", "--n", "8", *options, "--out", tmp_path / "above" / "out")
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_out_must_be_writable(tmp_path, capsys, monkeypatch):
+    from mctrace_nb.__main__ import main
+
+    (tmp_path / "file").write_text("")
+    assert main(["trace", "--out", str(tmp_path / "file")]) == 2 and "is a file" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everywhere
+    assert main(["trace", "--out", str(tmp_path / "shut" / "out")]) == 2 and "no permission" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_failed_analysis_leaves_notebook_and_reason(tmp_path, monkeypatch):
+    """A failure that is not bad input: exit status 1, the failing cell named."""
+    import mctrace_nb.run as run
+
+    source = nbformat.read(ROOT / run.NOTEBOOK, as_version=4)
+    source.cells[4].source = "raise RuntimeError('the disk is on fire')"
+    nbformat.write(source, tmp_path / "broken.ipynb")
+    monkeypatch.setattr("mctrace_nb.models.shipped", lambda path: tmp_path / "broken.ipynb")
+    with pytest.raises(AnalysisFailed, match="RuntimeError: the disk is on fire"):
+        analyse({"n": 8}, tmp_path / "out", progress=False)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"analysis.failed.ipynb", "error.json"}
+    assert json.loads((tmp_path / "out" / "error.json").read_text())["error"] == "RuntimeError"
+
+
+def test_parameters_are_typed_and_described():
+    for p in notebook_parameters():
+        assert p["type"] in ("int", "float", "str", "bool") and len(p["help"]) > 10, p
+    assert validate({})["budget"] == 4
+    with pytest.raises(InputError, match="did you mean 'lambda1'"):
+        validate({"lamda1": 1})
+
+
+def test_help_is_quick_and_lists_commands():
+    done = mctrace("--help")
+    assert done.returncode == 0 and all(c in done.stdout for c in ("trace", "bench", "tutorial"))
+    assert mctrace().returncode == 2
+    wrong = mctrace("trase")
+    assert wrong.returncode == 2 and "did you mean 'trace'" in wrong.stderr

@@ -1,0 +1,61 @@
+"""Every committed notebook: executed, without holes, described, short; and it runs by papermill."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def test_every_cell_was_executed_in_order_without_error(notebook):
+    """nbval compares nothing where execution_count is null."""
+    assert [c.execution_count for c in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert not [o for c in code_cells(notebook) for o in c.outputs if o.output_type == "error"]
+
+
+def test_no_warnings_or_bars_are_stored(notebook):
+    for cell in code_cells(notebook):
+        assert not [o for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"], cell.outputs
+        assert not [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+
+
+def test_parameters_are_tagged_typed_and_described(notebook):
+    cell, = [c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
+    assert cell is code_cells(notebook)[1], "parameters come second, after the imports"
+    lines = cell.source.splitlines()
+    assert all(isinstance(node, ast.AnnAssign) for node in ast.parse(cell.source).body)
+    assert all(re.search(r"  # .{10,}", line) for line in lines), "each parameter is described"
+
+
+def test_every_picture_is_described(notebook):
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.data["text/plain"]) > 40 and not output.data["text/plain"].startswith("<")
+                assert output.metadata["image/png"]["alt"] == output.data["text/plain"]
+
+
+def test_cells_are_short_and_there_are_more_words_than_code(notebook):
+    lengths = sorted(len(c.source.splitlines()) for c in code_cells(notebook) if "parameters" not in c.metadata.get("tags", []))
+    assert lengths[len(lengths) // 2] <= 6 and lengths[int(0.9 * len(lengths))] <= 15 and lengths[-1] <= 30
+    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    assert words >= sum(len(c.source.split()) for c in code_cells(notebook) if "parameters" not in c.metadata.get("tags", []))
+
+
+def test_nothing_remote_and_headings_in_order(notebook):
+    text = "\n".join(c.source for c in notebook.cells)
+    assert "%pip" not in text and not re.search(r"!\[[^\]]*\]\(http", text) and "<img" not in text
+    levels = [len(m) for c in notebook.cells if c.cell_type == "markdown" for m in re.findall(r"^(#+) ", c.source, re.M)]
+    assert levels[0] == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:])) and levels.count(1) == 1
