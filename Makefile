@@ -18,11 +18,11 @@ $(DONE): pyproject.toml constraints.txt
 	@touch $(DONE)
 
 trace: $(DONE) ## run the main job on the built-in model; leaves runs/first/report.html
-	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 4 --seed 0 --out runs/first --force
+	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 2 --seed 0 --out runs/first --force
 
 test: $(DONE) ## all tests (under 15 minutes on two cores)
 	$(PY) -m pytest -q -m "not long"
-	$(PY) -m pytest -q --nbval --nbval-current-env notebooks
+	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-current-env notebooks
 
 test-quick: $(DONE) ## the tests of one room at a time (under 2 minutes)
 	$(PY) -m pytest -q -m "not long and not slow"

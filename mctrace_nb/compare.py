@@ -16,6 +16,8 @@ from mctrace_nb.tracing import Trace
 
 AUTO = ("exhaustive", "greedy", "top-k", "pgb", "pgb-log", "random")
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
+SPOKEN = {"greedy": "Greedy search", "top-k": "Ranking single effects (top-k)", "pgb": "The published relaxation (pgb)",
+          "pgb-log": "The relaxation in log space (pgb-log)"}
 PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty")
 
 
@@ -89,16 +91,20 @@ class Comparison:
         for s in self.selections:
             if s.method in ("exhaustive", "random") or (not self.exact and s is best):
                 continue
+            name = SPOKEN.get(s.method, s.method)
+            if not s.size:
+                said.append(f"{name} kept nothing.")
+                continue
             against = f", {s.effect / best.effect:.0%} of it" if best.effect else ""
-            smaller = f" with only {s.size}" if s.size < self.budget else ""
-            said.append(f"{s.method} reaches {s.effect:.2f}{against}{smaller} "
-                        f"({s.forwards + s.backwards:,} rows of work).")
+            smaller = f" with {s.size} component{'s' * (s.size != 1)}" if s.size < self.budget else ""
+            said.append(f"{name} reaches {s.effect:.2f}{against}{smaller}, for {s.forwards + s.backwards:,} rows of work"
+                        + (f" against {best.forwards + best.backwards:,} of the enumeration." if self.exact else "."))
         control = next((s for s in self.selections if s.method == "random"), None)
         if control is not None and control.band:
             said.append(f"Nine in ten random sets of that size lie between {control.band[0]:.2f} and {control.band[1]:.2f}.")
-        missing = [f.method for f in self.fronts if all(s.budget != self.budget for s in f.selections)]
+        missing = [SPOKEN.get(f.method, f.method) for f in self.fronts if all(s.budget != self.budget for s in f.selections)]
         if missing:
-            said.append(f"{' and '.join(missing)} never kept so few components and gave no set.")
+            said.append(f"{' and '.join(missing)} never kept so few components, and so has no set to offer.")
         if best.size >= 2:
             singles = trace.single_effects_of(best.components)
             alone = sum(singles.values())
@@ -113,12 +119,12 @@ def compare(trace: Trace, methods: str | Sequence[str] = "auto", budget: int = 4
     """Runs several methods at the same budgets and collects their fronts.
 
     methods: "auto" (all; the enumeration only up to 20,000 sets) or names. budget: the one reported on; budgets: the
-    front's, by default 1 to twice the budget. pgb_options: settings of the relaxed searches.
+    front's, by default 1 to 8, or to twice the budget if that is more. pgb_options: settings of the relaxed searches.
     Raises InputError for unknown methods or options, or a budget out of range.
     """
     n = len(trace.components)
     check_budgets([budget], n)
-    budgets = check_budgets(range(1, min(n, 2 * budget) + 1) if budgets is None else [*budgets, budget], n)
+    budgets = check_budgets(range(1, min(n, max(8, 2 * budget)) + 1) if budgets is None else [*budgets, budget], n)
     for name in pgb_options:
         one_of(name, PGB_OPTIONS, "option of the relaxed searches")
     fronts = []

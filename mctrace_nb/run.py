@@ -13,6 +13,7 @@ from pathlib import Path
 from mctrace_nb.errors import InputError, one_of
 
 NOTEBOOK = "notebooks/analysis.ipynb"
+QUIET = ["--log-level=ERROR"]  # kernels warn at every start about a transport that never leaves the machine
 TYPES = {"int": int, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
 
 
@@ -117,7 +118,7 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
         try:
             papermill.execute_notebook(str(shipped(NOTEBOOK)), str(part / "analysis.ipynb"),
                                        parameters={**values, "out": "."}, cwd=str(part), progress_bar=progress,
-                                       kernel_name="python3")
+                                       kernel_name="python3", extra_arguments=QUIET)
         except PapermillExecutionError as error:
             if error.ename == "InputError":
                 raise InputError(error.evalue) from None
@@ -171,7 +172,7 @@ def execute_notebooks(folder: str | Path) -> list[Path]:
     for path in done:
         print(f"running {path}", flush=True)
         notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+        NotebookClient(notebook, timeout=600, kernel_name="python3", extra_arguments=QUIET, resources={"metadata": {"path": str(folder)}},
                        record_timing=False).execute()
         notebook.metadata.pop("widgets", None)
         for cell in notebook.cells:

@@ -141,7 +141,7 @@ def test_failed_analysis_leaves_notebook_and_reason(tmp_path, monkeypatch):
 def test_parameters_are_typed_and_described():
     for p in notebook_parameters():
         assert p["type"] in ("int", "float", "str", "bool") and len(p["help"]) > 10, p
-    assert validate({})["budget"] == 4
+    assert validate({})["budget"] == 2
     with pytest.raises(InputError, match="did you mean 'lambda1'"):
         validate({"lamda1": 1})
 

@@ -78,6 +78,16 @@ def test_model_is_small_and_its_card_is_true():
     assert hashlib.sha256(weights).hexdigest() in card
 
 
+@pytest.mark.parametrize("method", ["exact", "greedy", "top-k"])
+@pytest.mark.parametrize("task, kind", [("binding_operation", "head_output"), ("professions", "head_output"), ("names", "head_pattern")])
+def test_the_card_tells_what_the_searches_find(tutorial, task, kind, method):
+    card = (ROOT / "data" / "README.md").read_text().replace("**", "")
+    told, = re.findall(rf"^\| `{task}` \| `{kind}` \| {method} \|(.*)\|$", card, re.M)
+    trace = Trace(tutorial, load_task(task, tutorial, 64, seed=7), kind)
+    found = search(trace, method.replace("exact", "exhaustive"), budgets=range(1, 5), heldout=False)
+    assert [float(x) for x in told.split("|")[:4]] == pytest.approx([s.effect for s in found.selections], abs=0.006)
+
+
 def test_model_meets_its_ceiling(tutorial):
     """On held-out prompts: at least 95 % of the grammar's best answers, KL at most 0.05 nats."""
     for row in against_ceiling(tutorial.model, tutorial.tokenizer, n=200, seed=11):
