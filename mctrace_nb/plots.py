@@ -20,6 +20,7 @@ STYLE = {
     "exhaustive": ("#000000", "o"), "greedy": ("#0072B2", "s"), "top-k": ("#E69F00", "^"), "pgb": ("#D55E00", "D"),
     "pgb-log": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
 }
+DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-log": (0, (2, 1)), "random": ":"}
 INK = "#333333"
 
 
@@ -76,9 +77,9 @@ def front(fronts: Sequence[Front], unit: str = "nats", total: float | None = Non
             low, high = zip(*[s.band for s in f.selections])
             axis.fill_between(budgets, low, high, color=colour, alpha=0.18, lw=0)
         exact = f.method == "exhaustive"
-        axis.plot(budgets, effects, color=colour, marker=marker, lw=2.6 if exact else 1.6, ms=6 if exact else 5,
-                  label="exact optimum" if exact else f.method, zorder=3 if exact else 2.5,
-                  ls=":" if f.method == "random" else "-")
+        # The optimum is a broad line beneath; those that reach it lie on it, each with its own dash and a smaller marker.
+        axis.plot(budgets, effects, color=colour, marker=marker, lw=4.5 if exact else 1.6, ms=9 if exact else 7 - number / 2,
+                  label=_named(f.method), zorder=2 if exact else 2.5, ls=DASHES.get(f.method, "-"), alpha=0.85)
         if number == 0 and all(s.ci_low is not None for s in f.selections):
             held = np.array([[s.effect_heldout, s.ci_low, s.ci_high] for s in f.selections]).T
             axis.errorbar(np.array(budgets) + 0.08, held[0], [held[0] - held[1], held[2] - held[0]], color=colour,
@@ -147,11 +148,13 @@ def interactions(frame, unit: str = "nats") -> Figure:
     size = 0.4 * len(names) + 1.4
     canvas, (axis,) = _canvas(size + 0.8, size)
     limit = np.nanmax(np.abs(grid)) or 1.0
+    written = np.vectorize(lambda v: f"{v:.1f}".replace("-0.0", "0.0"))(grid) if len(names) <= 14 else False
     with np.errstate(invalid="ignore"):
         sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
-                    annot=len(names) <= 14, fmt=".1f", annot_kws={"fontsize": 7}, xticklabels=names, yticklabels=names,
+                    annot=written, fmt="", annot_kws={"fontsize": 7}, xticklabels=names, yticklabels=names,
                     square=True, cbar_kws={"label": f"interaction ({unit})", "shrink": 0.7}, linewidths=0.5)
     axis.tick_params(labelsize=8)
+    axis.tick_params(axis="y", labelrotation=0)
     axis.grid(False)
     top, low = frame.loc[frame["interaction"].idxmax()], frame.loc[frame["interaction"].idxmin()]
     return Figure(canvas, f"Map of pairwise interactions among {len(names)} components: the strongest synergy is "
