@@ -89,6 +89,12 @@ class Components:
             mask[number] = 1.0
         return mask
 
+    def in_layer(self, layer: int) -> list[str]:
+        """The labels of one layer's components. Raises InputError if there is no such layer."""
+        if not 0 <= layer < self.layers:
+            raise InputError(f"layer {layer} is out of range (there are {self.layers}, numbered from 0)")
+        return [label for label, where in zip(self.labels, self.layer_of()) if where == layer]
+
     def layer_of(self) -> list[int]:
         """The layer of each component."""
         return [layer for kind in self.kinds for layer in range(self.layers) for _ in range(self.units[kind])]

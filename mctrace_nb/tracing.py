@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from itertools import combinations
 from typing import Iterable, Sequence
@@ -177,8 +178,12 @@ class Trace:
         return self._values(None, None, reverse=True) - self.base_values
 
     def total_effect(self) -> Estimate:
-        """Mean total effect with its interval."""
-        return estimate(self.total_effects().cpu(), self.groups, seed=self.seed)
+        """Mean total effect with its interval. Warns if it is not positive where it should be: see `Example`."""
+        found = estimate(self.total_effects().detach().cpu(), self.groups, seed=self.seed)
+        if found.mean <= 0 and self.corruption == "counterfactual":
+            warnings.warn(f"{self.task.name}: the total effect is {found.mean:.3f}, not positive. The target should be the "
+                          "answer that the counterfactual prompt favours; are target and foil swapped?", stacklevel=2)
+        return found
 
     @cached_property
     def scale(self) -> float:

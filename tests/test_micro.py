@@ -6,6 +6,7 @@ import pytest
 import torch
 from micro import by_hand, micro
 
+from mctrace_nb.errors import InputError
 from mctrace_nb.relax import pgb
 from mctrace_nb.search import search
 from mctrace_nb.tracing import Trace
@@ -39,6 +40,20 @@ def test_total_direct_and_indirect_effects(trace):
     assert trace.direct_effect([A]).mean == pytest.approx(2, abs=1e-12)  # without A the AND is lost
     assert trace.mediation([A, B])["mean"].round(12).to_dict() == dict(total=7, direct=2, indirect=5, remainder=0)
     assert trace.mediation([C])["mean"].round(12).to_dict() == dict(total=7, direct=7, indirect=2, remainder=-2)
+
+
+def test_swapped_answers_are_noticed():
+    lm, task = micro()
+    e = task.search[0]
+    swapped = type(task)("swapped", (type(e)(e.base, e.counterfactual, e.foil, e.target),))
+    with pytest.warns(UserWarning, match="are target and foil swapped"):
+        assert Trace(lm, swapped, "head_output").total_effect().mean == pytest.approx(-7)
+
+
+def test_effect_of_a_layer(trace):
+    assert trace.indirect_effect(trace.components.in_layer(0)).mean == pytest.approx(7)
+    with pytest.raises(InputError, match="layer 1 is out of range"):
+        trace.components.in_layer(1)
 
 
 def test_neurons_are_the_gates():
