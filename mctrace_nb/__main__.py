@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 
@@ -32,7 +33,11 @@ def _trace(argv: list[str]) -> int:
 
             one_of(unknown[0].split("=")[0], [f"--{p['name'].replace('_', '-')}" for p in notebook_parameters()], "option")
             raise InputError(f"option {unknown[0]!r} is not understood; write --name value")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run tidies up like an interrupted one
         report = analyse(given, options.out, options.force)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; nothing was left behind", file=sys.stderr)
+        return 130
     except InputError as error:
         print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -15,10 +15,10 @@ from typing import Sequence
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.metrics import TRANSFORMS, transform_loss
+from mctrace_nb.progress import bar
 from mctrace_nb.results import Selection
 from mctrace_nb.tracing import Trace
 
@@ -115,7 +115,8 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
     sign = column(lambda s: DIRECTIONS[s.direction])[:, None]
     runs = [Run(s, [masks[i].detach().cpu().numpy().copy()], []) for i, s in enumerate(settings)]
     active = torch.arange(len(settings), device=device)
-    for epoch in tqdm(range(epochs), desc="pgb", delay=2, leave=False, disable=not progress):
+    shown = bar(range(epochs), "pgb", show=progress)
+    for epoch in shown:
         growth = column(lambda s: SCHEDULES[s.schedule](epoch)) * share
         lambda1, lambda2 = column(lambda s: s.lambda1) * growth, column(lambda s: s.lambda2) * growth
         here = [settings[i] for i in active.tolist()]
@@ -150,6 +151,7 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
         active = active[~torch.tensor(done, device=device)]
         if not len(active):
             break
+    shown.close()  # a loop that breaks does not close it
     return runs
 
 

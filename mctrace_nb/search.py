@@ -14,9 +14,9 @@ from typing import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from mctrace_nb.errors import InputError, one_of
+from mctrace_nb.progress import bar
 from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
 from mctrace_nb.results import Front, Selection
 from mctrace_nb.stats import estimate
@@ -31,13 +31,13 @@ def mean_effects(trace: Trace, sets: Iterable[tuple[int, ...]], total: int, prog
     """Mean effect of each set of component numbers, `(total,)`, in large batches."""
     step = max(1, trace.batch_rows // len(trace)) * 4
     found, sets = [], iter(sets)
-    with tqdm(total=total, desc=what, delay=2, leave=False, disable=not progress) as bar:
+    with bar(what=what, total=total, show=progress) as shown:
         while part := list(islice(sets, step)):
             masks = torch.zeros(len(part), len(trace.components))
             for i, chosen in enumerate(part):
                 masks[i, list(chosen)] = 1
             found.append(trace.effects(masks).mean(-1).cpu().numpy())
-            bar.update(len(part))
+            shown.update(len(part))
     return np.concatenate(found)
 
 
@@ -94,7 +94,7 @@ def top_k(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
 def greedy(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
     """Adds the component that helps most, one at a time (Vig et al. 2020; the paper's strongest baseline)."""
     n, chosen, clock = len(trace.components), (), _Clock(trace)
-    for size in tqdm(range(1, max(budgets) + 1), desc="greedy", delay=2, leave=False, disable=not progress):
+    for size in bar(range(1, max(budgets) + 1), "greedy", show=progress):
         candidates = [(*chosen, i) for i in range(n) if i not in chosen]
         effects = mean_effects(trace, candidates, len(candidates))
         best = int(np.argmax(SCORE[direction](effects)))

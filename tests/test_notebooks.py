@@ -28,6 +28,7 @@ def test_every_cell_was_executed_in_order_without_error(notebook):
 def test_no_warnings_or_bars_are_stored(notebook):
     for cell in code_cells(notebook):
         assert not [o for o in cell.outputs if o.output_type == "stream" and o.name == "stderr"], cell.outputs
+        assert not re.search(r"\d+%\|", str([o.get("text", o.get("data", {}).get("text/plain")) for o in cell.outputs]))
         assert not [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
 
 
