@@ -9,7 +9,6 @@ from typing import Iterable, Sequence
 import pandas as pd
 
 from mctrace_nb.errors import InputError, one_of
-from mctrace_nb.metrics import get_metric
 from mctrace_nb.results import Front, Selection
 from mctrace_nb.search import METHODS, check_budgets, search
 from mctrace_nb.tracing import Trace
@@ -54,9 +53,12 @@ class Comparison:
     @property
     def best(self) -> Selection:
         """The exact optimum if it is known, else the best selection at the reported budget on the search prompts."""
-        if not self.selections:
-            raise InputError(f"no method found a set for budget {self.budget}; give more methods or another budget")
         return self.exact or max(self.selections, key=lambda s: self.fronts[0].score(s.effect))
+
+    def share(self, effect: float) -> str:
+        """An effect as a share of the best one, "" where a share would mean nothing (a side that is not positive)."""
+        score, best = self.fronts[0].score(effect), self.fronts[0].score(self.best.effect)
+        return f"{score / best:.0%}" if score >= 0 and best > 1e-9 else ""
 
     def to_frame(self) -> pd.DataFrame:
         """All fronts, one under the other: the contents of `front.csv`."""
@@ -66,10 +68,9 @@ class Comparison:
         """Methods at the reported budget: set, effect, share of the exact optimum, held-out effect, work."""
         rows = []
         for s in self.selections:
-            share = s.effect / self.exact.effect if self.exact and self.exact.effect else math.nan
             held = "" if s.effect_heldout is None else f"{s.effect_heldout:.2f} [{s.ci_low:.2f}, {s.ci_high:.2f}]"
             rows.append({"method": s.method, "components": ", ".join(s.components) or "none", "effect": round(s.effect, 3),
-                         "of optimum": "" if math.isnan(share) else f"{share:.0%}", "held-out, 95 %": held,
+                         "of optimum": self.share(s.effect) if self.exact else "", "held-out, 95 %": held,
                          "forwards": s.forwards, "backwards": s.backwards})
         return pd.DataFrame(rows).set_index("method")
 
@@ -84,7 +85,7 @@ class Comparison:
         which = "The exact best" if self.exact else "The best set found of"
         said.append(f"{which} {best.size} component{'s' * (best.size != 1)} together: {', '.join(best.components) or 'none'}, "
                     f"with an effect of {best.effect:.2f} {unit}"
-                    + (f", {best.effect / total.mean:.0%} of the total effect." if total.mean else "."))
+                    + (f", {best.effect / total.mean:.0%} of the total effect." if best.effect * total.mean > 0 else "."))
         if best.effect_heldout is not None:
             said.append(f"On {len(trace.heldout)} held-out prompts the same set moves it by {best.effect_heldout:.2f} "
                         f"[{best.ci_low:.2f}, {best.ci_high:.2f}].")
@@ -95,7 +96,7 @@ class Comparison:
             if not s.size:
                 said.append(f"{name} kept nothing.")
                 continue
-            against = f", {s.effect / best.effect:.0%} of it" if best.effect else ""
+            against = f", {self.share(s.effect)} of it" if self.share(s.effect) else ""
             smaller = f" with {s.size} component{'s' * (s.size != 1)}" if s.size < self.budget else ""
             said.append(f"{name} reaches {s.effect:.2f}{against}{smaller}, for {s.forwards + s.backwards:,} rows of work"
                         + (f" against {best.forwards + best.backwards:,} of the enumeration." if self.exact else "."))
@@ -108,9 +109,10 @@ class Comparison:
         if best.size >= 2:
             singles = trace.single_effects_of(best.components)
             alone = sum(singles.values())
-            kind = "more" if abs(best.effect) > abs(alone) else "less"
+            more = best.effect - alone
+            kind = "as much as" if abs(more) < 0.005 else "more than" if abs(best.effect) > abs(alone) else "less than"
             said.append(f"Replaced one at a time the {best.size} components sum to {alone:.2f}: together they do {kind} "
-                        f"than the sum ({best.effect - alone:+.2f} {unit}).")
+                        f"the sum ({more:+.2f} {unit}).")
         return " ".join(said)
 
 
@@ -130,9 +132,11 @@ def compare(trace: Trace, methods: str | Sequence[str] = "auto", budget: int = 4
     fronts = []
     for method in named_methods(methods, n, budgets):
         options = dict(pgb_options) if method.startswith("pgb") else {}
-        if method == "pgb" and not get_metric(trace.metric).logarithmic:
-            continue  # the published transform is for ratios only; "pgb-log" stands in
-        if method.startswith("pgb") and not trace.metric.differentiable:
-            continue
+        if methods == "auto" and (method == "pgb" and not trace.metric.logarithmic  # its transform is for ratios only
+                                  or method.startswith("pgb") and not trace.metric.differentiable):
+            continue  # named by the user, it says itself why it cannot run
         fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))
+    if not any(s.budget == budget for f in fronts for s in f.selections):
+        raise InputError(f"{', '.join(f.method for f in fronts)} found no set for budget {budget}; name more methods, or give "
+                         "another budget")
     return Comparison(trace, tuple(fronts), budget)

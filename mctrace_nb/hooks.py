@@ -206,7 +206,7 @@ class Session:
 
     # --- running ---
 
-    def prefix(self, rows: Rows, noise: torch.Tensor | None) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    def prefix(self, rows: Rows, noise: torch.Tensor | None, batch_rows: int) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
         """Keys and values of the prefix, a pair `(n, heads, P, head width)` a layer; None if there is no prefix.
 
         noise: (n, longest prompt, width) added to the embeddings, by absolute position.
@@ -214,12 +214,15 @@ class Session:
         if not rows.prefix.shape[1]:
             return None
         positions = (rows.prefix_valid.cumsum(1) - 1).clamp(min=0)
-        self.noise = None if noise is None else _at(noise, positions)
-        self.reads = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-        cache = DynamicCache()
-        self.lm.model(input_ids=rows.prefix, attention_mask=rows.prefix_valid.long(), position_ids=positions,
-                      past_key_values=cache, use_cache=True)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        parts = []
+        for part in torch.arange(len(positions)).split(batch_rows):
+            self.noise = None if noise is None else _at(noise[part], positions[part])
+            self.reads = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))  # no logits are needed
+            cache = DynamicCache()
+            self.lm.model(input_ids=rows.prefix[part], attention_mask=rows.prefix_valid[part].long(),
+                          position_ids=positions[part], past_key_values=cache, use_cache=True)
+            parts.append([(layer.keys, layer.values) for layer in cache.layers])
+        return [tuple(map(torch.cat, zip(*layer))) for layer in zip(*parts)]
 
     def run(self, rows: Rows, examples: torch.Tensor, masks: int = 1, prefix: list | None = None,
             noise: torch.Tensor | None = None, mixture: Mixture | None = None, record: list | None = None,

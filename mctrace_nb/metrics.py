@@ -16,9 +16,10 @@ from mctrace_nb.errors import InputError, one_of
 
 @dataclass(frozen=True)
 class Metric:
-    """value(answers, logits) -> (...,): `answers` (..., 2) are log p(target), log p(foil); `logits` (..., V) are those
+    """value(answers, logits, tokens) -> (...,): `answers` (..., 2) are log p(target), log p(foil); `logits` (..., V) are those
     of the first answer token, and `tokens` (..., 2) the first token of each answer.
 
+    reads_logits: whether `value` looks at `logits`; else it is given None, which saves memory.
     logarithmic: the value is the logarithm of a positive quantity, so `1 + rho = exp(effect)`.
     """
 

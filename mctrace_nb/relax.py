@@ -8,6 +8,7 @@ batch. Where the published code differs from the paper its choice has a name her
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
@@ -57,15 +58,15 @@ class Settings:
             one_of(getattr(self, name), allowed, name)
         for name, low, high in (("lambda1", 0, None), ("lambda2", 0, None), ("lr", 1e-12, None), ("init", 0, 1)):
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and value >= low and (high is None or value <= high)):
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low and (high is None or value <= high)):
                 raise InputError(f"{name}={value!r} is out of range; give a number of at least {low:g}"
                                  + ("" if high is None else f" and at most {high}"))
 
 
 @dataclass
 class Run:
-    """One optimised row. trajectory: masks after each epoch, first the start, `(epochs + 1, N)`. work: rows forwarded
-    and back-propagated up to the end of each epoch, by this row alone."""
+    """One optimised row. trajectory: masks after each epoch, first the start, `(epochs + 1, N)`. history:
+    one dict an epoch, with the rows forwarded and back-propagated by this row alone up to there."""
 
     settings: Settings
     trajectory: list
@@ -129,6 +130,7 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
             by_transform = {name: transform_loss(signed, name, trace.metric, trace.scale if name == "log" else 1.0)
                             for name in {s.transform for s in here}}
             fit = torch.stack([by_transform[s.transform][i].mean() for i, s in enumerate(here)])
+            finite(fit.detach(), trace)
             loss = fit + lambda1[active] * m.sum(1) + lambda2[active] * (m * (1 - m)).sum(1)
             optimiser.zero_grad()
             loss.sum().backward()
@@ -188,13 +190,21 @@ def pgb(trace: Trace, budget: int | None = None, epochs: int = 15, batch_size: i
     return found if listed else found[0]
 
 
+def finite(values: torch.Tensor, trace: Trace) -> torch.Tensor:
+    """The values themselves. Raises InputError if one is not a number: it would win every comparison."""
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"{trace!r}: an intervention gives {values[~torch.isfinite(values)][0].item()}, not a finite number; "
+                         f"use dtype='float32' or 'float64' (this is {trace.model.dtype})")
+    return values
+
+
 def evaluate_epochs(trace: Trace, runs: Sequence[Run]) -> None:
     """Adds to each epoch's history the exact `effect` of its rounded set; equal sets are evaluated once."""
     sets = sorted({tuple(run.kept(e)) for run in runs for e in range(1, len(run.trajectory))})
     masks = torch.zeros(len(sets), len(trace.components))
     for i, chosen in enumerate(sets):
         masks[i, list(chosen)] = 1
-    effect = dict(zip(sets, trace.effects(masks).mean(-1).tolist()))
+    effect = dict(zip(sets, finite(trace.effects(masks).mean(-1), trace).tolist()))
     for run in runs:
         fresh: set = set()
         for epoch, row in enumerate(run.history, 1):

@@ -22,7 +22,7 @@ class Selection:
 
     components: labels in the order of the trace. effect: mean over the search prompts (nats for metrics with a
     logarithm). effect_heldout, ci_low, ci_high: mean over the held-out prompts and its 95 % interval. forwards,
-    backwards, seconds: what finding it took. band: for the random control, 5th and 95th percentile over the draws.
+    backwards, seconds: what the search had spent when it had this set, smaller budgets of the same front included. band: for the random control, 5th and 95th percentile over the draws.
     history: one dict an epoch; trajectory: the mask after each epoch, `(epochs + 1, N)` (relaxed searches only).
     """
 
@@ -49,6 +49,12 @@ class Selection:
         held = "" if self.effect_heldout is None else \
             f", held-out {self.effect_heldout:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
         return f"{self.method}: {{{', '.join(self.components)}}} effect {self.effect:.3f}{held}"
+
+
+def _json(path: str | os.PathLike) -> Path:
+    """The path with `.json` at its end; other dots in the name are part of it."""
+    path = Path(path)
+    return path if path.suffix == ".json" else path.with_name(path.name + ".json")
 
 
 @dataclass(frozen=True)
@@ -93,20 +99,20 @@ class Front:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes the whole front as JSON (`.json` is added if missing), whole or not at all."""
-        path = Path(path).with_suffix(".json")
+        path = _json(path)
         data = asdict(self)
         for selection in data["selections"]:
             if selection["trajectory"] is not None:
                 selection["trajectory"] = np.asarray(selection["trajectory"]).round(6).tolist()
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(data, indent=1))
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(data, indent=1, default=lambda x: x.tolist() if hasattr(x, "tolist") else list(x)))
         os.replace(part, path)
         return path
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Front":
         """Reads a saved front. Raises InputError if the file is not one."""
-        path = Path(path).with_suffix(".json")
+        path = _json(path)
         try:
             data = json.loads(path.read_text())
             chosen = [Selection(**{**s, "components": tuple(s["components"]),

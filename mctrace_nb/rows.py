@@ -53,7 +53,8 @@ def chosen_span(example: Example, side: str, positions: str, number: int = 0) ->
     length = len(getattr(example, side))
     if positions == "subject":
         if example.subject is None:
-            raise InputError(f"prompt {number}: no subject span is known; use positions='all' or 'last'")
+            raise InputError(f"{example.called(number)}: no subject span is known, because the prompts differ in length or not "
+                             "at all; positions='subject' and corruption='noise' need one (give Example a subject)")
         return example.subject
     return (0, length) if positions == "all" else (length - 1, length)
 
@@ -92,7 +93,7 @@ def lay_out(examples: tuple[Example, ...], side: str, positions: str, corrupted_
         rows.prefix[i, p - start:] = torch.tensor(prompt[:start], dtype=torch.long)
         rows.prefix_valid[i, p - start:] = True
         rows.positions[i] = torch.arange(start, start + t).clamp(max=start + max(map(len, suffixes[i])) - 1)
-        rows.chosen[i, :, max(span[0] - start, 0):span[1] - start] = True
+        rows.chosen[i, :, max(span[0] - start, 0):max(span[1] - start, 0)] = True
         for row, ids in enumerate(suffixes[i]):
             rows.ids[i, row, :len(ids)] = torch.tensor(ids)
             rows.valid[i, row, :len(ids)] = True

@@ -13,8 +13,15 @@ from pathlib import Path
 from mctrace_nb.errors import InputError, one_of
 
 NOTEBOOK = "notebooks/analysis.ipynb"
+MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
 QUIET = ["--log-level=ERROR"]  # kernels warn at every start about a transport that never leaves the machine
-TYPES = {"int": int, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
+def _whole(value) -> int:
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError(value)
+    return int(value)
+
+
+TYPES = {"int": _whole, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
 
 
 class AnalysisFailed(RuntimeError):
@@ -74,7 +81,7 @@ def validate(parameters: dict) -> dict:
         one_of(values[name], allowed, name)
     for kind in values["components"].split(","):
         one_of(kind.strip(), KINDS, "kind of component")
-    for name, least in (("budget", 1), ("n", 2), ("epochs", 1), ("batch_size", 1)):
+    for name, least in (("seed", 0), ("budget", 1), ("n", 2), ("epochs", 1), ("batch_size", 1)):
         if values[name] < least:
             raise InputError(f"{name}={values[name]} is out of range; give at least {least}")
     named_methods(values["methods"], 1, [1])
@@ -83,12 +90,17 @@ def validate(parameters: dict) -> dict:
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Raises InputError unless the folder can be written: its parent exists or can be made, and it is empty or forced."""
+    """Raises InputError unless the folder can be made or replaced. Only an empty folder or an earlier run is replaced."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise InputError(f"--out {out} is not empty; use --force to replace it, or another folder")
-    above = next(p for p in [out, *out.resolve().parents] if p.exists())
+    if Path.cwd().is_relative_to(out):
+        raise InputError(f"--out {out} is where you are, or above it; give a new folder, for example runs/first")
+    if out.is_dir() and any(out.iterdir()):
+        if not any((out / name).exists() for name in (*MARKS, "error.json")):
+            raise InputError(f"--out {out} holds files that are not of an earlier run; give another folder")
+        if not force:
+            raise InputError(f"--out {out} is not empty; use --force to replace it, or another folder")
+    above = next(p for p in out.parents if p.exists())
     if not os.access(above, os.W_OK) or not above.is_dir():
         raise InputError(f"--out {out}: no permission to write in {above}; choose another folder")
 
@@ -99,17 +111,18 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
     Everything is made in a temporary folder beside `out` and moved there at the end. Raises InputError for bad input
     (nothing is left), AnalysisFailed if the notebook fails otherwise (`analysis.failed.ipynb` and `error.json` are left).
     """
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().resolve()
     check_out(out, force)
     values = validate(parameters)
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from mctrace_nb.models import shipped
 
     if os.path.isdir(values["model"]):
         values["model"] = str(Path(values["model"]).resolve())
-    made_above = [p for p in out.resolve().parents if not p.exists()]
+    made_above = [p for p in out.parents if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("TQDM_DISABLE")
     os.environ["TQDM_DISABLE"] = "1"  # the kernel's bars would be saved into the notebook; papermill shows its own
@@ -125,6 +138,10 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
             _leave_failure(part, error)
             _place(part, out)
             raise AnalysisFailed(f"cell {error.exec_count} failed with {error.ename}: {error.evalue}", out) from None
+        except DeadKernelError as error:
+            _leave_failure(part, error)
+            _place(part, out)
+            raise AnalysisFailed("the kernel died, most likely for want of memory; give a smaller n or model", out) from None
         _place(part, out)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -144,8 +161,9 @@ def _leave_failure(part: Path, error) -> None:
         if path.name != "analysis.ipynb":
             path.unlink()
     (part / "analysis.ipynb").rename(part / "analysis.failed.ipynb")
-    (part / "error.json").write_text(json.dumps(dict(
-        cell=error.exec_count, error=error.ename, message=error.evalue, source=error.source), indent=1) + "\n")
+    said = dict(cell=getattr(error, "exec_count", None), error=getattr(error, "ename", type(error).__name__),
+                message=getattr(error, "evalue", str(error)), source=getattr(error, "source", None))
+    (part / "error.json").write_text(json.dumps(said, indent=1) + "\n")
 
 
 def _place(part: Path, out: Path) -> None:
@@ -157,9 +175,13 @@ def _place(part: Path, out: Path) -> None:
         notebook.metadata.papermill.update(input_path=NOTEBOOK, output_path=path.name)  # not the temporary folder
         nbformat.write(notebook, path)
     part.chmod(0o755)  # temporary folders are private
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(part, out)
+    if out.exists():  # set aside first, so that there is never half a folder under the name
+        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "old"
+        os.replace(out, aside)
+        os.replace(part, out)
+        shutil.rmtree(aside.parent)
+    else:
+        os.replace(part, out)
 
 
 def execute_notebooks(folder: str | Path) -> list[Path]:

@@ -17,7 +17,7 @@ import torch
 
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
-from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
+from mctrace_nb.relax import evaluate_epochs, finite, relax, selection_at, settings_grid
 from mctrace_nb.results import Front, Selection
 from mctrace_nb.stats import estimate
 from mctrace_nb.tracing import Trace
@@ -36,7 +36,7 @@ def mean_effects(trace: Trace, sets: Iterable[tuple[int, ...]], total: int, prog
             masks = torch.zeros(len(part), len(trace.components))
             for i, chosen in enumerate(part):
                 masks[i, list(chosen)] = 1
-            found.append(trace.effects(masks).mean(-1).cpu().numpy())
+            found.append(finite(trace.effects(masks).mean(-1), trace).cpu().numpy())
             shown.update(len(part))
     return np.concatenate(found)
 
@@ -120,10 +120,12 @@ def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size:
     for budget in budgets:
         reached = [(run, epoch) for run in runs
                    for epoch in [next((h["epoch"] for h in run.history if h["kept"] <= budget), None)] if epoch]
-        found = [selection_at(trace, run, epoch, budget, seconds) for run, epoch in reached]
-        if found:
-            best = max(found, key=lambda s: SCORE[direction](s.effect))
-            yield replace(best, forwards=sum(s.forwards for s in found), backwards=sum(s.backwards for s in found))
+        if reached:
+            best = max((selection_at(trace, run, epoch, budget, seconds) for run, epoch in reached),
+                       key=lambda s: SCORE[direction](s.effect))
+            spent = [run.history[epoch - 1] for run, epoch in reached]
+            spent += [run.history[-1] for run in runs if all(run is not r for r, _ in reached)]  # they ran in vain
+            yield replace(best, **{name: sum(row[name] for row in spent) for name in ("forwards", "backwards")})
 
 
 def pgb_log(trace, budgets, direction, seed, progress, **options) -> Iterator[Selection]:

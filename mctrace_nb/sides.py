@@ -71,7 +71,7 @@ class Sides:
         aligned_at_end = self.positions == "last" and "head_pattern" not in kinds
         for number, e in enumerate(self.examples):
             if self.corruption == "counterfactual" and len(e.base) != len(e.counterfactual) and not aligned_at_end:
-                raise InputError(f"prompt {number}: base has {len(e.base)} tokens, counterfactual "
+                raise InputError(f"{e.called(number)}: base has {len(e.base)} tokens, counterfactual "
                                  f"{len(e.counterfactual)}; {' and '.join(kinds)} at positions={self.positions!r} needs "
                                  "equal lengths (use components='head_output', positions='last')")
 
@@ -111,7 +111,7 @@ class Sides:
         rows = lay_out(self.examples, "counterfactual" if paired else "base", self.positions, self._corrupted_from(),
                        self.model.device)
         noise = self._noise() if corrupted and self.corruption == "noise" else None
-        return Side(rows, noise, session.prefix(rows, noise), {})
+        return Side(rows, noise, session.prefix(rows, noise, self.batch_rows), {})
 
     def _record(self, session: Session, other: Side) -> dict:
         """The values that replace: those of the other run, zero, or means."""

@@ -37,7 +37,9 @@ def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, se
 
 
 def estimate(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0) -> Estimate:
-    """Mean and interval of per-prompt values `(n,)`."""
+    """Mean and interval of per-prompt values `(n,)`. One group alone has no interval: its ends are nan."""
     values = np.asarray(values, dtype=float)
+    if groups and len(values) > 1 and len(set(groups)) == 1 and groups[0]:
+        return Estimate(float(values.mean()), float("nan"), float("nan"), len(values))
     low, high = np.percentile(bootstrap(values, groups, draws, seed), [2.5, 97.5])
     return Estimate(float(values.mean()), float(low), float(high), len(values))

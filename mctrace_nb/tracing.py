@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cached_property
 from itertools import combinations
@@ -56,7 +57,7 @@ class Trace:
         self.base_values = self._values(None, None)  # (n,), log y(0) for metrics with a logarithm
         bad = (~torch.isfinite(self.base_values)).nonzero().flatten().tolist()
         if bad:
-            raise InputError(f"prompt {bad[0]}: the model gives {self.base_values[bad[0]].item()} on the base prompt; "
+            raise InputError(f"{self.examples[bad[0]].called(bad[0])}: the model gives {self.base_values[bad[0]].item()} on the base prompt; "
                              "its weights or dtype produce numbers that are not finite (try dtype='float32')")
 
     def __repr__(self) -> str:
@@ -212,7 +213,8 @@ class Trace:
 
     def single_effects(self):
         """A frame with the effect of replacing each component alone: component, layer, effect, ci_low, ci_high."""
-        found = self.effects(torch.eye(len(self.components)))
+        n = len(self.components)
+        found = torch.cat([self.effects(torch.nn.functional.one_hot(part, n)) for part in torch.arange(n).split(256)])
         return self._frame([(label,) for label in self.components.labels], found, "effect",
                            layer=self.components.layer_of())
 
@@ -231,10 +233,11 @@ class Trace:
         pool = list(range(n)) if among is None else [i for i, x in enumerate(self.components.mask(among)) if x]
         if not 1 <= k <= len(pool):
             raise InputError(f"k={k} is out of range for {len(pool)} components; give 1 to {len(pool)}")
-        sets = [s for size in range(k + 1) for s in combinations(pool, size)]
-        if len(sets) > 100_000:
-            raise InputError(f"interactions of order {k} among {len(pool)} components need {len(sets):,} masks; "
+        count = sum(math.comb(len(pool), size) for size in range(k + 1))
+        if count > 100_000:
+            raise InputError(f"interactions of order {k} among {len(pool)} components need {count:,} masks; "
                              "give a smaller k, or fewer components with among=[...]")
+        sets = [s for size in range(k + 1) for s in combinations(pool, size)]
         number = {s: i for i, s in enumerate(sets)}
         masks = torch.zeros(len(sets), n)
         for s, i in number.items():

@@ -68,7 +68,7 @@ def random_task(n=5, length=(5, 9), answers=(1, 1), vocabulary=32, seed=0, diffe
         return torch.randint(low, high, size, generator=generator)
 
     examples = []
-    for i in range(n):
+    for i in range(n + 3):
         base = draw(0, vocabulary, (int(draw(length[0], length[1] + 1)),)).tolist()
         other = list(base)
         start = int(draw(1, len(base) - differ + 1)) if differ else 0
@@ -79,4 +79,4 @@ def random_task(n=5, length=(5, 9), answers=(1, 1), vocabulary=32, seed=0, diffe
             foil = ((foil[0] + 1) % vocabulary, *foil[1:])
         examples.append(Example(tuple(base), tuple(other), target, foil, f"g{i % 3}",
                                 (start, start + differ) if differ else (1, 2)))
-    return Task("random", tuple(examples), tuple(examples[:2]))
+    return Task("random", tuple(examples[:n]), tuple(examples[n:]))

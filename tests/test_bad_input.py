@@ -77,6 +77,19 @@ def test_nan_model_is_refused():
         Trace(lm, random_task(), "head_output")
 
 
+def test_numbers_that_are_not_finite_win_no_search(lm):
+    trace = Trace(lm, random_task(), "head_output")
+    trace.side().values["head_output", 0][0, 0, 0, 0] = float("nan")
+    for method in ("exhaustive", "greedy", "top-k", "pgb"):
+        with pytest.raises(InputError, match="gives nan, not a finite number"):
+            search(trace, method, budgets=[1])
+
+
+def test_large_orders_are_counted_before_they_are_made(lm):
+    with pytest.raises(InputError, match="need 8,001 masks|need [0-9,]+ masks"):
+        Trace(lm, random_task(), "mlp_neuron").interactions(k=6)
+
+
 SEARCHES = {
     "method": (dict(method="gready"), "did you mean 'greedy'"), "direction": (dict(direction="up"), "unknown direction"),
     "budget 0": (dict(budgets=[0]), "budget 0 is out of range; give whole numbers from 1 to 4"),
@@ -121,6 +134,10 @@ PAIRS = {
     "missing": ([{"base": "a 1 ; now", "target": "1", "foil": "2"}], "counterfactual is missing or empty"),
     "unknown word": ([dict(base="the nurse said zzz", counterfactual="the man said that", target="he", foil="she")], "does not know"),
     "same answers": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="he")], "same answer"),
+    "unknown word in the counterfactual": ([dict(base="the nurse said that", counterfactual="the zzz said that", target="he",
+                                                 foil="she")], "'the zzz said that' holds a word"),
+    "one group": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she", group=0)] * 2,
+                  "all 2 pairs are of one group"),
     "empty answer": ([dict(base="the nurse said that", counterfactual="the man said that", target=" ", foil="he")], "gives no tokens"),
 }
 
@@ -136,6 +153,24 @@ def test_all_bad_pairs_are_reported_at_once(tutorial):
     with pytest.raises(InputError, match="prompt 0: .*prompt 2: "):
         Task.from_pairs([PAIRS["same answers"][0][0], dict(base="the nurse said that", counterfactual="the man said that",
                          target="he", foil="she"), PAIRS["missing"][0][0]], tutorial)
+
+
+def test_groups_are_never_divided(tutorial):
+    """Group 0 is a group, and an empty cell of a table is none."""
+    pair = dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she")
+    task = Task.from_pairs([{**pair, "group": i % 2} for i in range(12)], tutorial)
+    assert {e.group for e in task.search} != {e.group for e in task.heldout} and len(task.search) == 6
+    loose = Task.from_pairs([{**pair, "group": float("nan")} for _ in range(10)], tutorial, heldout=0.9)
+    assert len(loose.search) == 1 and len(loose.heldout) == 9
+
+
+def test_errors_name_the_users_own_pair(tutorial):
+    pair = dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she")
+    pairs = [pair] * 7 + [{**pair, "counterfactual": "yesterday the man said that"}]
+    for seed in range(4):
+        task = Task.from_pairs(pairs, tutorial, seed=seed)
+        with pytest.raises(InputError, match="prompt 7: base has 5 tokens, counterfactual 6"):
+            Trace(tutorial, task, "head_output"), Trace(tutorial, task, "head_output", split="heldout")
 
 
 def test_tasks_and_models_are_checked(tutorial, lm, tmp_path):

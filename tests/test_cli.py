@@ -87,6 +87,9 @@ BAD = {
     "unknown metric": (["--metric", "odds"], "unknown metric 'odds'"),
     "not a number": (["--budget", "four"], "budget='four' is not a valid int"),
     "budget 0": (["--budget", "0"], "budget=0 is out of range"),
+    "half a component": (["--budget", "2.5"], "budget='2.5' is not a valid int"),
+    "seed": (["--seed", "-1"], "seed=-1 is out of range"),
+    "infinite": (["--lambda1", "inf"], "lambda1=inf is out of range"),
     "n 1": (["--n", "1"], "n=1 is out of range"),
     "lambda": (["--lambda1", "-1"], "lambda1=-1.0 is out of range"),
     "stray word": (["names"], "unknown option 'names'"),
@@ -121,6 +124,32 @@ def test_out_must_be_writable(tmp_path, capsys, monkeypatch):
     assert main(["trace", "--out", str(tmp_path / "file")]) == 2 and "is a file" in capsys.readouterr().err
     monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everywhere
     assert main(["trace", "--out", str(tmp_path / "shut" / "out")]) == 2 and "no permission" in capsys.readouterr().err
+
+
+def test_only_earlier_runs_are_replaced(tmp_path, capsys, monkeypatch):
+    from mctrace_nb.__main__ import main
+
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    assert main(["trace", "--out", str(tmp_path / "thesis"), "--force"]) == 2
+    assert "not of an earlier run" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "thesis")
+    for here in (".", ".."):
+        assert main(["trace", "--out", here, "--force"]) == 2 and "where you are" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.rglob("*")] == ["thesis", "chapter.txt"]
+
+
+@pytest.mark.slow
+def test_a_dead_kernel_is_reported(tmp_path, monkeypatch):
+    import mctrace_nb.run as run
+
+    source = nbformat.read(ROOT / run.NOTEBOOK, as_version=4)
+    source.cells[4].source = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    nbformat.write(source, tmp_path / "broken.ipynb")
+    monkeypatch.setattr("mctrace_nb.models.shipped", lambda path: tmp_path / "broken.ipynb")
+    with pytest.raises(AnalysisFailed, match="the kernel died"):
+        analyse({"n": 8}, tmp_path / "out", progress=False)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"analysis.failed.ipynb", "error.json"}
 
 
 @pytest.mark.slow

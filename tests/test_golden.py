@@ -13,6 +13,7 @@ from mctrace_nb.relax import relax, settings_grid
 from mctrace_nb.tasks import Example, Task
 from mctrace_nb.tracing import Trace
 
+SINGLE = 257
 CLOSE = dict(rtol=1e-8, atol=1e-8)
 
 
@@ -65,8 +66,8 @@ def test_effects_of_heads(heads, name):
 def output_mask(g, name):
     if name == "random_binary":
         return vector([[int(x) for x in row] for row in g["random_binary_mask_rows_as_01"]])
-    if name == "single_component":  # the asset does not name it; test_single_output_is_unique finds it
-        return torch.eye(512, dtype=torch.float64)[257]
+    if name == "single_component":  # the file does not name it: it is the one that test_single_output finds
+        return torch.eye(512, dtype=torch.float64)[SINGLE]
     return torch.full((512,), float(name[1:]), dtype=torch.float64)
 
 
@@ -75,6 +76,14 @@ def test_effects_of_mlp_outputs(outputs, name):
     g, trace = outputs
     found = trace.effects(output_mask(g, name), scale="relative")
     torch.testing.assert_close(found, vector(g["masks"][name]["per_pair"]), **CLOSE)
+
+
+def test_single_output(outputs):
+    """Of all 512 coordinates exactly one has the published effects."""
+    g, trace = outputs
+    found = trace.effects(torch.eye(512, dtype=torch.float64), scale="relative")
+    off = (found - vector(g["masks"]["single_component"]["per_pair"])).abs().amax(1)
+    assert (off < 1e-8).nonzero().flatten().tolist() == [SINGLE] == [trace.components.index("L2.out1")]
 
 
 def test_base_probabilities_of_mlp_outputs(outputs):

@@ -47,7 +47,8 @@ def test_no_method_beats_the_optimum_and_each_reports_its_own_effect(trace, ever
         assert SCORE[direction](s.effect) <= best + 1e-10 and s.size <= s.budget
         numbers = tuple(trace.components.index(x) for x in s.components)
         assert s.effect == pytest.approx(every_set[numbers], abs=1e-10)
-        assert s.effect_heldout is not None and s.ci_low <= s.effect_heldout <= s.ci_high
+        held = Trace(trace.model, trace.task, "head_output", split="heldout").effects(trace.components.mask(s.components))
+        assert s.effect_heldout == pytest.approx(held.mean().item()) and s.ci_low <= s.effect_heldout <= s.ci_high
 
 
 def test_greedy_by_hand(trace, every_set):
@@ -63,10 +64,15 @@ def test_searches_repeat_themselves(trace):
         assert [s.components for s in one.selections] == [s.components for s in two.selections]
 
 
-def test_random_band_and_seed(trace):
-    front = search(trace, "random", budgets=[2], draws=50)
-    s = front.selections[0]
-    assert s.band[0] <= s.effect <= s.band[1] and s.forwards == 50 * len(trace)
+def test_random_band_against_all_sets(trace, every_set):
+    """With many draws the band is that of all sets of the size, and the seed decides the draws."""
+    pairs = [e for k, e in every_set.items() if len(k) == 2]
+    s = search(trace, "random", budgets=[2], draws=3000).selections[0]
+    # 15 sets: the percentiles fall on one of them, or on a neighbour
+    assert sum(e < s.band[0] - 1e-9 for e in pairs) <= 1 and sum(e > s.band[1] + 1e-9 for e in pairs) <= 1
+    assert s.band[1] > s.band[0] and s.forwards == 3000 * len(trace)
+    few = [search(trace, "random", budgets=[2], draws=5, seed=seed).selections[0].band for seed in range(6)]
+    assert len(set(few)) > 1
 
 
 def test_work_is_counted_alike(trace):
@@ -130,9 +136,17 @@ def test_rounding_by_name():
 
 
 def test_front_of_pgb_is_one_run(trace):
-    front = search(trace, "pgb-log", budgets=range(1, 7), lambda1=[0.01, 0.05])
-    assert all(s.history[-1]["kept"] == s.size for s in front.selections)
-    assert [s.budget for s in front.selections] == sorted(s.budget for s in front.selections)
+    before = trace.work.copy()
+    front = search(trace, "pgb-log", budgets=range(1, 7), epochs=6, heldout=False)
+    assert all(s.history[-1]["kept"] == s.size <= s.budget for s in front.selections)
+    assert trace.work.since(before).backwards <= 6 * len(trace)
+
+
+def test_runs_in_vain_are_counted(trace):
+    """Settings that never reach the budget have cost their rows all the same."""
+    alone = search(trace, "pgb", budgets=[2], lambda1=0.3, epochs=6)[2]
+    both = search(trace, "pgb", budgets=[2], lambda1=[0.0, 0.3], lambda2=0.0, epochs=6)[2]
+    assert both.backwards == alone.backwards + 6 * len(trace) and both.forwards > alone.forwards + 6 * len(trace)
 
 
 # --- fronts and files -----------------------------------------------------------------------------------------
@@ -142,6 +156,8 @@ def test_front_frame_and_file(trace, tmp_path):
     frame = front.to_frame()
     assert tuple(frame.columns) == COLUMNS
     assert (frame["size"] == frame["components"].map(lambda c: len([x for x in c.split(";") if x]))).all()
+    dotted = search(trace, "pgb-log", budgets=[6], lambda1=np.array([0.05]), seed=0)
+    assert dotted.save(tmp_path / "front_0.05").name == "front_0.05.json" != dotted.save(tmp_path / "front_0.1").name
     loaded = Front.load(front.save(tmp_path / "front"))
     assert loaded.to_frame().equals(frame) and json.loads((tmp_path / "front.json").read_text())["method"] == "pgb-log"
     np.testing.assert_allclose(loaded.selections[0].trajectory, front.selections[0].trajectory, atol=1e-6)
@@ -170,6 +186,25 @@ def test_comparison_says_what_the_numbers_say(trace):
     assert f"effect of {c.best.effect:.2f}" in words and ", ".join(c.best.components) in words
     assert list(c.to_frame()["method"].unique()) == [f.method for f in c.fronts if f.selections]
     assert "optimum" in c.table().columns[2]
+
+
+@pytest.mark.parametrize("direction", SCORE)
+def test_comparison_in_every_direction(trace, direction):
+    c = compare(trace, budget=2, direction=direction)
+    shares = [x for x in c.table()["of optimum"] if x]
+    assert shares[0] in ("100%", "") and all(0 <= int(x[:-1]) <= 100 for x in shares), shares
+    singles = sum(trace.single_effects_of(c.best.components).values())
+    more = "more than" if abs(c.best.effect) > abs(singles) else "less than"
+    assert abs(c.best.effect - singles) < 0.005 or f"do {more} the sum" in c.words()
+
+
+def test_comparison_without_a_set_is_refused(trace):
+    with pytest.raises(InputError, match="pgb found no set for budget 2"):
+        compare(trace, "pgb", budget=2, lambda1=0.0, lambda2=0.0, epochs=1)
+    difference = Trace(trace.model, trace.task, "head_output", metric="logit_diff")
+    with pytest.raises(InputError, match="has no logarithm"):
+        compare(difference, "pgb", budget=2)
+    assert [f.method for f in compare(difference, budget=2).fronts] == ["exhaustive", "greedy", "top-k", "pgb-log", "random"]
 
 
 def test_auto_leaves_out_what_cannot_be_enumerated():

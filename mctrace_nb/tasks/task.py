@@ -23,6 +23,11 @@ class Example:
     foil: tuple[int, ...]
     group: str = ""
     subject: tuple[int, int] | None = None
+    number: int | None = field(default=None, compare=False)  # its place in what the user gave
+
+    def called(self, place: int) -> str:
+        """How errors name it: by the user's numbering where that is known, else by its place in its half."""
+        return f"prompt {place if self.number is None else self.number}"
 
     @property
     def first_difference(self) -> int:
@@ -84,7 +89,11 @@ class Task:
             raise InputError("; ".join(problems))
         groups = sorted({e.group or f"#{i}" for i, e in enumerate(examples)})
         Random(seed).shuffle(groups)
-        kept_out = set(groups[len(groups) - round(heldout * len(groups)):])
+        if heldout and len(groups) < 2:
+            raise InputError(f"all {len(pairs)} pairs are of one group, which cannot be split; give several groups, "
+                             "or heldout=0")
+        count = min(max(round(heldout * len(groups)), heldout > 0), len(groups) - 1)  # neither half is left empty
+        kept_out = set(groups[len(groups) - count:])
         halves = [[], []]
         for i, e in enumerate(examples):
             halves[(e.group or f"#{i}") in kept_out].append(e)
@@ -94,6 +103,11 @@ class Task:
 def reader(tokenizer):
     """A function that writes token ids as text, without the tokenizer's special tokens."""
     return lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _group(value) -> str:
+    """A group as text; None and NaN (an empty cell of a table) are no group, 0 is one."""
+    return "" if value is None or value != value else str(value)
 
 
 def _span(ids: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int] | None:
@@ -116,13 +130,14 @@ def encode(pair: Mapping, tokenizer, number: int = 0) -> Example:
     for side, ids in (("base", base), ("counterfactual", counterfactual)):
         if not ids:
             raise InputError(f"prompt {number}: {side} {pair[side]!r} gives no tokens; write at least one word")
+        _check_known(ids, pair[side], tokenizer, number)
     answers = {side: _encode_answer(pair["base"], base, pair[side], tokenizer, number, side)
                for side in ("target", "foil")}
     if answers["target"] == answers["foil"]:
         raise InputError(f"prompt {number}: target and foil are the same answer {pair['target']!r}; "
                          "they must differ")
-    return Example(base, counterfactual, group=str(pair.get("group") or ""), subject=_span(base, counterfactual),
-                   **answers)
+    return Example(base, counterfactual, group=_group(pair.get("group")), subject=_span(base, counterfactual),
+                   number=number, **answers)
 
 
 def _encode_answer(prompt: str, ids: tuple[int, ...], answer: str, tokenizer, number: int, side: str):
@@ -134,8 +149,12 @@ def _encode_answer(prompt: str, ids: tuple[int, ...], answer: str, tokenizer, nu
                          "start the answer with a space, or end the prompt without one")
     if len(whole) == len(ids):
         raise InputError(f"prompt {number}: {side} {answer!r} gives no tokens; write an answer that the tokenizer knows")
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in whole and \
-            tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        raise InputError(f"prompt {number}: {prompt + glue + answer!r} holds a word that the tokenizer does not know "
-                         f"({tokenizer.unk_token}); use words of its vocabulary")
+    _check_known(whole, prompt + glue + answer, tokenizer, number)
     return whole[len(ids):]
+
+
+def _check_known(ids: tuple[int, ...], text: str, tokenizer, number: int) -> None:
+    unknown = tokenizer.unk_token_id  # GPT-2's is its end-of-text token, which no text is turned into
+    if unknown is not None and unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id) and unknown in ids:
+        raise InputError(f"prompt {number}: {text!r} holds a word that the tokenizer does not know "
+                         f"({tokenizer.unk_token}); use words of its vocabulary")

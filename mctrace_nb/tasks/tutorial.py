@@ -1,4 +1,4 @@
-"""The tutorial tasks: prompt pairs of the tutorial grammar. Search prompts were in reach of training, held-out not."""
+"""The tutorial tasks: prompt pairs of the tutorial grammar. Held-out base prompts never occur in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ SOURCE = "tutorial grammar (mctrace_nb/grammar.py)"
 
 
 def load(name: str, model, n: int, seed: int) -> Task:
-    """`n` fresh prompt pairs of a tutorial task: half for the search, half from combinations never trained on."""
+    """`n` fresh prompt pairs of a tutorial task: half for the search, half held out.
+
+    Base prompts of the held-out half are combinations that never occur in training, and none of them is searched on. Their
+    counterfactual prompts may be common ones (`the man said that`), in both halves.
+    """
     words = set(model.tokenizer.get_vocab())
     unknown = sorted(set(grammar.vocabulary()) - words)
     if unknown:
