@@ -117,6 +117,7 @@ class Session:
         self.mixture: Mixture | None = None
         self.noise: torch.Tensor | None = None
         self.reads: tuple | None = None
+        self._shape = (0, 0)  # rows and tokens of the forward pass under way
 
     def __enter__(self) -> "Session":
         model = self.lm.model
@@ -163,13 +164,15 @@ class Session:
 
     def _site(self, x: torch.Tensor, layer: int, *kinds: str) -> torch.Tensor:
         """Mixes the kinds that live at one place, from the inside out, or records it."""
+        flat = x.ndim == 2  # OPT's MLP works on all tokens of all rows at once
+        x = x.unflatten(0, self._shape) if flat else x
         for kind in kinds:
             key = (kind, layer)
             if self.mixture is not None and key in self.mixture.weights:
                 x = self.mixture.mix(key, x, self.mixture.value(key))
             if self.record is not None and key in self.record:
                 self.record[key] = x.detach()
-        return x
+        return x.flatten(0, 1) if flat else x
 
     def _hook(self, module: nn.Module, layer: int, *kinds: str) -> None:
         def hook(_, __, output):
@@ -213,15 +216,22 @@ class Session:
         """
         if not rows.prefix.shape[1]:
             return None
-        positions = (rows.prefix_valid.cumsum(1) - 1).clamp(min=0)
+        # Padding on the left would leave rows that attend to nothing, which some kernels answer with nan. So the prefix is
+        # run with its padding on the right, where no token looks, and its keys and values are turned afterwards.
+        p = rows.prefix.shape[1]
+        at, padding = torch.arange(p, device=rows.prefix.device), (~rows.prefix_valid).sum(1, keepdim=True)  # (P,), (n, 1)
+        ids, turned = rows.prefix.gather(1, (at + padding) % p), (at - padding) % p  # (n, P)
         parts = []
-        for part in torch.arange(len(positions)).split(batch_rows):
-            self.noise = None if noise is None else _at(noise[part], positions[part])
-            self.reads = (torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))  # no logits are needed
+        for part in torch.arange(len(ids), device=ids.device).split(batch_rows):
+            positions = at.expand(len(part), -1)
+            self.noise = None if noise is None else _at(noise[part], positions)
+            self.reads, self._shape = (part[:1] * 0, part[:1] * 0), (len(part), p)  # no logits are needed
             cache = DynamicCache()
-            self.lm.model(input_ids=rows.prefix[part], attention_mask=rows.prefix_valid[part].long(),
-                          position_ids=positions[part], past_key_values=cache, use_cache=True)
-            parts.append([(layer.keys, layer.values) for layer in cache.layers])
+            self.lm.model(input_ids=ids[part], attention_mask=torch.ones_like(positions), position_ids=positions,
+                          past_key_values=cache, use_cache=True)
+            where = turned[part][:, None, :, None]
+            parts.append([tuple(x.gather(2, where.expand_as(x)) for x in (layer.keys, layer.values))
+                          for layer in cache.layers])
         return [tuple(map(torch.cat, zip(*layer))) for layer in zip(*parts)]
 
     def run(self, rows: Rows, examples: torch.Tensor, masks: int = 1, prefix: list | None = None,
@@ -245,13 +255,15 @@ class Session:
 
         positions = spread(rows.positions)
         self.noise = None if noise is None else _at(spread(noise[examples], per_row=False), positions)
-        valid, cache = spread(rows.valid), None
+        self._shape = positions.shape
+        # Padding at the end needs no mask: no token looks ahead, and every row has something to attend to.
+        valid, cache = torch.ones_like(positions), None
         if prefix is not None:
             cache = DynamicCache()
             for layer, pair in enumerate(prefix):
                 cache.update(*(spread(x[examples], per_row=False) for x in pair), layer)
-            valid = torch.cat([spread(rows.prefix_valid, per_row=False), valid], 1)
-        logits = self.lm.model(input_ids=spread(rows.ids), attention_mask=valid.long(), position_ids=positions,
+            valid = torch.cat([spread(rows.prefix_valid, per_row=False).to(valid), valid], 1)
+        logits = self.lm.model(input_ids=spread(rows.ids), attention_mask=valid, position_ids=positions,
                                past_key_values=cache, use_cache=cache is not None).logits
         recorded = {site: tuple(x.unflatten(0, (b, k)) for x in value) if isinstance(value, tuple)
                     else value.unflatten(0, (b, k)) for site, value in self.record.items()}
