@@ -111,6 +111,21 @@ def shipped(path: str) -> Path:
     raise InputError(f"{path} is missing from this installation of mctrace_nb; install it again")
 
 
+_REASONS = {
+    "couldn't connect": "it is not in the local cache and the hub cannot be reached",
+    "gated repo": "it is gated; accept its terms on the hub and log in with `hf auth login`",
+    "not a valid model identifier": "there is no such model on the hub, or it is private",
+    "safetensors": "it has no safetensors weights; convert them with model.save_pretrained(folder), which writes safetensors",
+    "trust_remote_code": "it needs code of its own to be run, which is never done here",
+}
+
+
+def _reason(error: Exception) -> str:
+    """Why a model could not be loaded, in one line."""
+    said = " ".join(str(error).split())
+    return next((reason for sign, reason in _REASONS.items() if sign in said), said[:200])
+
+
 def load_model(name: str | os.PathLike, dtype: str = "float32", device: str | None = None,
                revision: str | None = None) -> LanguageModel:
     """Loads `"tutorial"`, a local folder in Hugging Face format, or a hub id.
@@ -137,8 +152,7 @@ def load_model(name: str | os.PathLike, dtype: str = "float32", device: str | No
         model = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=torch_dtype,
                                                      use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot load model {str(name)!r}: {reason} (give 'tutorial', a local folder, or a hub id "
+        raise InputError(f"cannot load model {str(name)!r}: {_reason(error)} (give 'tutorial', a local folder, or a hub id "
                          "that can be downloaded or is in the cache)") from None
     finally:
         if shown:

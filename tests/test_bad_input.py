@@ -186,6 +186,25 @@ def test_tasks_and_models_are_checked(tutorial, lm, tmp_path):
             make()
 
 
+def test_models_that_cannot_be_loaded_say_why(tutorial, tmp_path, monkeypatch):
+    import shutil
+
+    from mctrace_nb.models import shipped
+
+    shutil.copytree(shipped("data/tutorial"), tmp_path / "bin")
+    (tmp_path / "bin" / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "bin" / "pytorch_model.bin")
+    with pytest.raises(InputError, match="no safetensors weights; convert them"):
+        mct.load_model(str(tmp_path / "bin"))
+    shutil.copytree(shipped("data/tutorial"), tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "nonsense"}')
+    with pytest.raises(InputError, match="cannot load model") as caught:
+        mct.load_model(str(tmp_path / "odd"))
+    assert "\n" not in str(caught.value)
+    copy = shutil.copytree(shipped("data/tutorial"), tmp_path / "copy")
+    assert torch.equal(mct.load_model(copy).model.lm_head.weight, tutorial.model.lm_head.weight)
+
+
 def test_a_family_outside_the_registry_is_refused_by_name():
     from transformers import GPTJConfig, GPTJForCausalLM
 
