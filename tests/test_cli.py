@@ -140,31 +140,21 @@ def test_only_earlier_runs_are_replaced(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_dead_kernel_is_reported(tmp_path, monkeypatch):
-    import mctrace_nb.run as run
-
-    source = nbformat.read(ROOT / run.NOTEBOOK, as_version=4)
-    source.cells[4].source = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    nbformat.write(source, tmp_path / "broken.ipynb")
-    monkeypatch.setattr("mctrace_nb.models.shipped", lambda path: tmp_path / "broken.ipynb")
-    with pytest.raises(AnalysisFailed, match="the kernel died"):
-        analyse({"n": 8}, tmp_path / "out", progress=False)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"analysis.failed.ipynb", "error.json"}
-
-
-@pytest.mark.slow
-def test_failed_analysis_leaves_notebook_and_reason(tmp_path, monkeypatch):
+@pytest.mark.parametrize("cell, message, name", [
+    ("raise RuntimeError('the disk is on fire')", "cell 4 failed with RuntimeError: the disk is on fire", "RuntimeError"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "the kernel died", "DeadKernelError")])
+def test_failed_analysis_leaves_notebook_and_reason(cell, message, name, tmp_path, monkeypatch):
     """A failure that is not bad input: exit status 1, the failing cell named."""
     import mctrace_nb.run as run
 
     source = nbformat.read(ROOT / run.NOTEBOOK, as_version=4)
-    source.cells[4].source = "raise RuntimeError('the disk is on fire')"
+    source.cells[4].source = cell
     nbformat.write(source, tmp_path / "broken.ipynb")
     monkeypatch.setattr("mctrace_nb.models.shipped", lambda path: tmp_path / "broken.ipynb")
-    with pytest.raises(AnalysisFailed, match="RuntimeError: the disk is on fire"):
+    with pytest.raises(AnalysisFailed, match=message):
         analyse({"n": 8}, tmp_path / "out", progress=False)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"analysis.failed.ipynb", "error.json"}
-    assert json.loads((tmp_path / "out" / "error.json").read_text())["error"] == "RuntimeError"
+    assert json.loads((tmp_path / "out" / "error.json").read_text())["error"] == name
 
 
 def test_parameters_are_typed_and_described():
