@@ -11,7 +11,9 @@ Names are loaded when first used, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 
 __version__ = "0.1.0"
 
@@ -40,3 +42,14 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """`mct.search` and `mct.compare` are functions that live in rooms of the same name. Importing a room would bind the
+    room itself to that name; here the function is bound instead, in whatever order things are first used."""
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, getattr(value, name) if name in _WHERE and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -29,6 +29,10 @@ def named_methods(methods: str | Sequence[str], n: int, budgets: Sequence[int]) 
     return [one_of(name, METHODS, "method") for name in names]
 
 
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Fronts of several methods on one trace; `budget` is the one reported on."""
@@ -68,9 +72,9 @@ class Comparison:
         """Methods at the reported budget: set, effect, share of the exact optimum, held-out effect, work."""
         rows = []
         for s in self.selections:
-            held = "" if s.effect_heldout is None else f"{s.effect_heldout:.2f} [{s.ci_low:.2f}, {s.ci_high:.2f}]"
-            rows.append({"method": s.method, "components": ", ".join(s.components) or "none", "effect": round(s.effect, 3),
-                         "of optimum": self.share(s.effect) if self.exact else "", "held-out, 95 %": held,
+            held = "" if s.effect_heldout is None else f"{s.effect_heldout:.2f}{_interval(s.ci_low, s.ci_high)}"
+            rows.append({"method": "random (median draw)" if s.method == "random" else s.method, "components": ", ".join(s.components) or "none", "effect": f"{s.effect:.2f}",
+                         **({"of optimum": self.share(s.effect)} if self.exact else {}), "held-out, 95 %": held,
                          "forwards": s.forwards, "backwards": s.backwards})
         return pd.DataFrame(rows).set_index("method")
 
@@ -78,34 +82,35 @@ class Comparison:
         """A paragraph on what was found, every number from the runs themselves."""
         trace, best, unit = self.trace, self.best, self.trace.metric.unit
         total = trace.total_effect()
+        warned = [] if total.mean > 0 or trace.corruption != "counterfactual" else [
+            "Beware: the total effect is not positive, so target and foil may be swapped, and what follows would mean little."]
         said = [f"On {len(trace)} search prompts of {trace.task.name} the whole counterfactual moves the behaviour by "
-                f"{total.mean:.2f} {unit} [{total.low:.2f}, {total.high:.2f}]." if trace.corruption == "counterfactual"
+                f"{total.mean:.2f} {unit}{_interval(total.low, total.high)}." if trace.corruption == "counterfactual"
                 else f"On {len(trace)} search prompts of {trace.task.name} the total effect of corruption "
-                     f"{trace.corruption!r} is {total.mean:.2f} {unit} [{total.low:.2f}, {total.high:.2f}]."]
-        which = "The exact best" if self.exact else "The best set found of"
-        said.append(f"{which} {best.size} component{'s' * (best.size != 1)} together: {', '.join(best.components) or 'none'}, "
-                    f"with an effect of {best.effect:.2f} {unit}"
+                     f"{trace.corruption!r} is {total.mean:.2f} {unit}{_interval(total.low, total.high)}."]
+        which = "The exact best set" if self.exact else f"Not all sets were tried; the best found (by {best.method})"
+        said.append(f"{which} of {best.size} component{'s' * (best.size != 1)} is {', '.join(best.components) or 'none'}, with an effect of {best.effect:.2f} {unit}"
                     + (f", {best.effect / total.mean:.0%} of the total effect." if best.effect * total.mean > 0 else "."))
         if best.effect_heldout is not None:
-            said.append(f"On {len(trace.heldout)} held-out prompts the same set moves it by {best.effect_heldout:.2f} "
-                        f"[{best.ci_low:.2f}, {best.ci_high:.2f}].")
+            control = next((s for s in self.selections if s.method == "random"), None)
+            said.append(f"On {len(trace.heldout)} held-out prompts the same set moves it by {best.effect_heldout:.2f}"
+                        f"{_interval(best.ci_low, best.ci_high)}"
+                        + (f"; nine in ten random sets of that size lie between {control.band[0]:.2f} and {control.band[1]:.2f} "
+                           "on the search prompts." if control is not None and control.band else "."))
         for s in self.selections:
             if s.method in ("exhaustive", "random") or (not self.exact and s is best):
                 continue
             name = SPOKEN.get(s.method, s.method)
             if not s.size:
-                said.append(f"{name} kept nothing.")
+                said.append(f"{name} chose nothing.")
                 continue
-            against = f", {self.share(s.effect)} of it" if self.share(s.effect) else ""
+            against = f", {self.share(s.effect)} of that" if self.share(s.effect) else ""
             smaller = f" with {s.size} component{'s' * (s.size != 1)}" if s.size < self.budget else ""
-            said.append(f"{name} reaches {s.effect:.2f}{against}{smaller}, for {s.forwards + s.backwards:,} rows of work"
-                        + (f" against {best.forwards + best.backwards:,} of the enumeration." if self.exact else "."))
-        control = next((s for s in self.selections if s.method == "random"), None)
-        if control is not None and control.band:
-            said.append(f"Nine in ten random sets of that size lie between {control.band[0]:.2f} and {control.band[1]:.2f}.")
+            said.append(f"{name} reaches {s.effect:.2f}{against}{smaller}, for {s.forwards + s.backwards:,} runs of a prompt"
+                        + (f" (the enumeration: {best.forwards + best.backwards:,})." if self.exact else "."))
         missing = [SPOKEN.get(f.method, f.method) for f in self.fronts if all(s.budget != self.budget for s in f.selections)]
         if missing:
-            said.append(f"{' and '.join(missing)} never kept so few components, and so has no set to offer.")
+            said.append(f"{' and '.join(missing)} never came down to so few components, and so has no set to offer.")
         if best.size >= 2:
             singles = trace.single_effects_of(best.components)
             alone = sum(singles.values())
@@ -113,7 +118,7 @@ class Comparison:
             kind = "as much as" if abs(more) < 0.005 else "more than" if abs(best.effect) > abs(alone) else "less than"
             said.append(f"Replaced one at a time the {best.size} components sum to {alone:.2f}: together they do {kind} "
                         f"the sum ({more:+.2f} {unit}).")
-        return " ".join(said)
+        return " ".join(warned + said)
 
 
 def compare(trace: Trace, methods: str | Sequence[str] = "auto", budget: int = 4, budgets: Iterable[int] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -133,6 +134,8 @@ def load_model(name: str | os.PathLike, dtype: str = "float32", device: str | No
     dtype: float32 (default), float64, bfloat16 or float16. device: e.g. "cpu", "cuda"; default the fastest there is.
     Only safetensors weights are read and no remote code is run. Raises InputError if the model cannot be loaded.
     """
+    if not Path(name).exists() and name != "tutorial" and get_close_matches(str(name), ["tutorial"], 1, 0.8):
+        raise InputError(f"unknown model {str(name)!r}; did you mean 'tutorial'?")
     torch_dtype = DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, "dtype")]
     place = shipped("data/tutorial") if str(name) == "tutorial" else name
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -166,10 +166,10 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     """The relaxed mask after each epoch, a line a component, with the penalties' growth under it."""
     path = np.asarray(selection.trajectory)  # (epochs + 1, N)
     canvas, (axis, below) = _canvas(7, 4.8, rows=2, sharex=True, height_ratios=[3, 1])
-    kept = set(selection.components)
-    moving = sorted(range(path.shape[1]), key=lambda i: (labels[i] not in kept, -np.ptp(path[:, i])))[:most]
+    chosen = set(selection.components)
+    moving = sorted(range(path.shape[1]), key=lambda i: (labels[i] not in chosen, -np.ptp(path[:, i])))[:most]
     for i in reversed(moving):
-        inside = labels[i] in kept
+        inside = labels[i] in chosen
         axis.plot(path[:, i], color=STYLE["pgb"][0] if inside else "#B5B5B5", lw=2 if inside else 1, zorder=2 + inside)
         if inside:
             axis.annotate(labels[i], (len(path) - 1, path[-1, i]), xytext=(4, 0), textcoords="offset points", fontsize=8,
@@ -182,5 +182,5 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     below.set(xlabel="epoch", ylabel="penalty")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend(frameon=False, fontsize=8)
-    return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; kept at the end: "
+    return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; chosen at the end: "
                           f"{', '.join(selection.components) or 'none'}. Below, the penalties grow with the epoch.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from typing import Sequence
@@ -178,15 +179,19 @@ def pgb(trace: Trace, budget: int | None = None, epochs: int = 15, batch_size: i
     """The paper's algorithm. Options are the fields of `Settings`; lambda1, lambda2 and seed may be lists, and then all
     combinations are optimised at once and a list of selections is returned.
 
-    The Selection's `history` has a dict an epoch (kept, sparsity, violation, lambdas, loss, relaxed effect, and `effect`
+    A run that has not come down to the budget after the last epoch is returned as it is, with a warning. Held-out effects come
+    with `search.report_heldout(trace, selection)`. The Selection's `history` has a dict an epoch (kept, sparsity, violation, lambdas, loss, relaxed effect, and `effect`
     of the rounded set), its `trajectory` the masks `(epochs + 1, N)`.
     """
-    if budget is not None and not (isinstance(budget, int) and 0 <= budget <= len(trace.components)):
-        raise InputError(f"budget {budget!r} is out of range; give 0 to {len(trace.components)}")
+    if budget is not None and not (isinstance(budget, int) and 1 <= budget <= len(trace.components)):
+        raise InputError(f"budget {budget!r} is out of range; give 1 to {len(trace.components)}")
     start, listed = time.perf_counter(), any(isinstance(options.get(k), (list, tuple, range, np.ndarray)) for k in _LISTED)
     runs = relax(trace, settings_grid(**options), epochs, batch_size, budget, progress)
     evaluate_epochs(trace, runs)
     found = [selection_at(trace, run, len(run.history), budget, time.perf_counter() - start) for run in runs]
+    if budget is not None and any(s.size > budget for s in found):
+        warnings.warn(f"pgb still chooses {max(s.size for s in found)} components after {epochs} epochs, more than the budget of "
+                      f"{budget}; give larger penalties or more epochs", stacklevel=2)
     return found if listed else found[0]
 
 

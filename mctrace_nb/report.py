@@ -55,12 +55,15 @@ def sections(comparison: Comparison) -> list[Section]:
     made = [
         Section("front", "How far each method gets",
                 plots.front(comparison.fronts, unit, trace.total_effect().mean),
-                "Each line is a method; higher is better. Where the sets could all be tried, the black line is the exact "
-                "optimum and nothing can lie above it. Open circles repeat its sets on prompts that the search never saw. "
-                "The grey band holds nine in ten random sets."),
+                "Each line is a method; higher is better. "
+                + ("Every set was tried: the broad black line is the exact optimum and nothing can lie above it. "
+                   if comparison.exact else "There are too many sets to try them all, so the optimum is not known. ")
+                + "Open circles repeat the first method's sets on prompts that no search saw. The grey band holds nine in ten "
+                "random sets. An effect of 1 nat multiplies the odds by 2.7, one of 4.6 by 100."),
         Section("selection", f"Which components, at budget {comparison.budget}",
                 plots.selection_map(comparison.selections, trace.components.labels),
-                "A filled square is a chosen component; the number is the joint effect."),
+                "A filled square is a chosen component (L0H2 is head 2 of layer 0, both counted from zero); the number is "
+                "the joint effect. For random sets the median draw is shown."),
         Section("singles", "Each component alone",
                 plots.singles(trace.single_effects(), unit),
                 "What top-k sees: the effect of one replacement at a time, with 95 % intervals over prompts. Bars need "
@@ -79,7 +82,8 @@ def sections(comparison: Comparison) -> list[Section]:
             how = "the published transform 1/(1 + rho)" if method == "pgb" else "the transform -effect / total effect"
             made.append(Section(f"trajectory_{method.replace('-', '_')}", f"How {method} got there",
                                 plots.trajectories(course, trace.components.labels),
-                                f"The relaxed mask under {how}. Lines above one half at the end are kept."))
+                                f"The relaxed mask under {how}, until the end of the first epoch that chooses at most "
+                                f"{comparison.budget}: there it stops. Lines above one half are the chosen components."))
     return made
 
 

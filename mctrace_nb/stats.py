@@ -18,7 +18,8 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+        interval = "" if np.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f}{interval} (n = {self.n})"
 
 
 def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0) -> np.ndarray:
@@ -37,9 +38,9 @@ def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, se
 
 
 def estimate(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0) -> Estimate:
-    """Mean and interval of per-prompt values `(n,)`. One group alone has no interval: its ends are nan."""
+    """Mean and interval of per-prompt values `(n,)`. One prompt, or one group, has no interval: its ends are nan."""
     values = np.asarray(values, dtype=float)
-    if groups and len(values) > 1 and len(set(groups)) == 1 and groups[0]:
+    if len(values) == 1 or groups and len(set(groups)) == 1 and groups[0]:
         return Estimate(float(values.mean()), float("nan"), float("nan"), len(values))
     low, high = np.percentile(bootstrap(values, groups, draws, seed), [2.5, 97.5])
     return Estimate(float(values.mean()), float(low), float(high), len(values))

@@ -39,6 +39,9 @@ class Trace:
                  positions: str = "all", corruption: str = "counterfactual", metric: str | Metric = "log_odds",
                  seed: int = 0, split: str = "search", answer_rule: str = "mean", noise_sd: float = 3.0,
                  batch_rows: int | None = None):
+        if not isinstance(task, Task) or not isinstance(model, LanguageModel):
+            raise InputError(f"Trace(model, task, ...) needs a loaded model and a task, not {type(model).__name__} and "
+                             f"{type(task).__name__}; make them with load_model and load_task")
         self.model, self.task, self.positions, self.seed = model, task, positions, seed
         self.components = components if isinstance(components, Components) else model.components(components)
         self.corruption = one_of(corruption, CORRUPTIONS, "corruption")

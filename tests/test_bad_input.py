@@ -123,6 +123,8 @@ def test_relaxed_search_refuses(lm, trace):
         pgb(Trace(lm, random_task(), metric="accuracy"))
     with pytest.raises(InputError, match="epochs=0"):
         pgb(trace, epochs=0)
+    with pytest.warns(UserWarning, match="still chooses 4 components after 1 epochs, more than the budget of 1"):
+        pgb(trace, budget=1, epochs=1, lambda1=0.0, lambda2=0.0, init=0.9, lr=1e-6)
     with pytest.raises(InputError, match="budget 9"):
         pgb(trace, budget=9)
     with pytest.raises(InputError, match="no logarithm"):
@@ -132,12 +134,15 @@ def test_relaxed_search_refuses(lm, trace):
 PAIRS = {
     "empty list": ([], "no prompt pairs"),
     "missing": ([{"base": "a 1 ; now", "target": "1", "foil": "2"}], "counterfactual is missing or empty"),
-    "unknown word": ([dict(base="the nurse said zzz", counterfactual="the man said that", target="he", foil="she")], "does not know"),
+    "unknown word": ([dict(base="the nurse said zzz", counterfactual="the man said that", target="he", foil="she")], "holds .zzz., which the tokenizer does not know"),
     "same answers": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="he")], "same answer"),
     "unknown word in the counterfactual": ([dict(base="the nurse said that", counterfactual="the zzz said that", target="he",
-                                                 foil="she")], "'the zzz said that' holds a word"),
+                                                 foil="she")], "'the zzz said that' holds 'zzz'"),
+    "capital": ([dict(base="The nurse said that", counterfactual="the man said that", target="he", foil="she")], "did you mean 'the'"),
+    "same prompts": ([dict(base="the man said that", counterfactual="the man said that", target="he", foil="she")], "are the same"),
+    "one pair": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she")], "one pair cannot be split"),
     "one group": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she", group=0)] * 2,
-                  "all 2 pairs are of one group"),
+                  "2 pairs of one group .or all the same. cannot be split"),
     "empty answer": ([dict(base="the nurse said that", counterfactual="the man said that", target=" ", foil="he")], "gives no tokens"),
 }
 
@@ -158,15 +163,20 @@ def test_all_bad_pairs_are_reported_at_once(tutorial):
 def test_groups_are_never_divided(tutorial):
     """Group 0 is a group, and an empty cell of a table is none."""
     pair = dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she")
-    task = Task.from_pairs([{**pair, "group": i % 2} for i in range(12)], tutorial)
+    subjects = "nurse secretary dancer librarian teacher tailor cleaner florist baker writer cashier painter".split()
+    several = [{**pair, "base": f"the {who} said that"} for who in subjects]
+    task = Task.from_pairs([{**p, "group": i % 2} for i, p in enumerate(several)], tutorial)
     assert {e.group for e in task.search} != {e.group for e in task.heldout} and len(task.search) == 6
-    loose = Task.from_pairs([{**pair, "group": float("nan")} for _ in range(10)], tutorial, heldout=0.9)
-    assert len(loose.search) == 1 and len(loose.heldout) == 9
+    loose = Task.from_pairs([{**p, "group": float("nan")} for p in several], tutorial, heldout=0.9)
+    assert len(loose.search) == 1 and len(loose.heldout) == 11
+    doubled = Task.from_pairs(several * 2, tutorial)  # equal pairs stay together
+    assert not {e.base for e in doubled.search} & {e.base for e in doubled.heldout}
 
 
 def test_errors_name_the_users_own_pair(tutorial):
     pair = dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she")
-    pairs = [pair] * 7 + [{**pair, "counterfactual": "yesterday the man said that"}]
+    subjects = "nurse secretary dancer librarian teacher tailor cleaner".split()
+    pairs = [{**pair, "base": f"the {who} said that"} for who in subjects] + [{**pair, "counterfactual": "yesterday the man said that"}]
     for seed in range(4):
         task = Task.from_pairs(pairs, tutorial, seed=seed)
         with pytest.raises(InputError, match="prompt 7: base has 5 tokens, counterfactual 6"):
@@ -180,6 +190,8 @@ def test_tasks_and_models_are_checked(tutorial, lm, tmp_path):
             (lambda: load_task("facts", tutorial, n=10 ** 5), "ask for fewer"),
             (lambda: load_task("names", lm), "use model 'tutorial'"),
             (lambda: mct.load_model(str(tmp_path)), "no config.json"),
+            (lambda: mct.load_model("tutoral"), "did you mean 'tutorial'"),
+            (lambda: Trace(tutorial, "professions"), "not LanguageModel and str"),
             (lambda: mct.load_model("tutorial", dtype="int8"), "unknown dtype"),
             (lambda: mct.load_model("tutorial", device="warp"), "cannot be used here")):
         with pytest.raises(InputError, match=message):

@@ -111,6 +111,23 @@ def test_import_is_lazy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_public_names_are_the_same_in_whatever_order_they_are_first_used():
+    """Importing the room `search` must not put the room where the function is expected."""
+    code = """
+import random, sys, types
+import mctrace_nb as mct
+names = [n for n in mct.__all__ if n in mct._WHERE]
+random.Random(int(sys.argv[1])).shuffle(names)
+for _ in range(2):
+    for name in names:
+        assert not isinstance(getattr(mct, name), types.ModuleType), name
+import mctrace_nb.search, mctrace_nb.compare
+assert callable(mct.search) and callable(mct.compare) and callable(mctrace_nb.search)
+"""
+    for seed in "012":
+        subprocess.run([sys.executable, "-c", code, seed], check=True)
+
+
 @pytest.mark.slow
 def test_trace_from_a_wheel_installed_elsewhere(tmp_path):
     """The wheel carries the tutorial model and the analysis notebook; nothing of the checkout is in reach."""

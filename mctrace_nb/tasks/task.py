@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from random import Random
 from typing import Iterable, Mapping
 
@@ -87,16 +88,18 @@ class Task:
                 problems.append(str(error))
         if problems:
             raise InputError("; ".join(problems))
-        groups = sorted({e.group or f"#{i}" for i, e in enumerate(examples)})
+        # Equal pairs belong together even without a group, or the same prompt would be searched on and held out.
+        own = [e.group or f"#{e.base}{e.counterfactual}" for e in examples]
+        groups = sorted(set(own))
         Random(seed).shuffle(groups)
         if heldout and len(groups) < 2:
-            raise InputError(f"all {len(pairs)} pairs are of one group, which cannot be split; give several groups, "
-                             "or heldout=0")
+            what = "one pair" if len(pairs) == 1 else f"{len(pairs)} pairs of one group (or all the same)"
+            raise InputError(f"{what} cannot be split into search and held-out prompts; give more, or heldout=0")
         count = min(max(round(heldout * len(groups)), heldout > 0), len(groups) - 1)  # neither half is left empty
         kept_out = set(groups[len(groups) - count:])
         halves = [[], []]
-        for i, e in enumerate(examples):
-            halves[(e.group or f"#{i}") in kept_out].append(e)
+        for group, e in zip(own, examples):
+            halves[group in kept_out].append(e)
         return cls(name, tuple(halves[0]), tuple(halves[1]), source, seed, reader(model.tokenizer))
 
 
@@ -131,6 +134,9 @@ def encode(pair: Mapping, tokenizer, number: int = 0) -> Example:
         if not ids:
             raise InputError(f"prompt {number}: {side} {pair[side]!r} gives no tokens; write at least one word")
         _check_known(ids, pair[side], tokenizer, number)
+    if base == counterfactual:
+        raise InputError(f"prompt {number}: base and counterfactual are the same, {pair['base']!r}; change what the behaviour "
+                         "depends on")
     answers = {side: _encode_answer(pair["base"], base, pair[side], tokenizer, number, side)
                for side in ("target", "foil")}
     if answers["target"] == answers["foil"]:
@@ -156,5 +162,9 @@ def _encode_answer(prompt: str, ids: tuple[int, ...], answer: str, tokenizer, nu
 def _check_known(ids: tuple[int, ...], text: str, tokenizer, number: int) -> None:
     unknown = tokenizer.unk_token_id  # GPT-2's is its end-of-text token, which no text is turned into
     if unknown is not None and unknown not in (tokenizer.bos_token_id, tokenizer.eos_token_id) and unknown in ids:
-        raise InputError(f"prompt {number}: {text!r} holds a word that the tokenizer does not know "
-                         f"({tokenizer.unk_token}); use words of its vocabulary")
+        words = tokenizer.get_vocab()
+        odd = next((w for w in text.split() if unknown in tokenizer(w, add_special_tokens=False)["input_ids"]), text)
+        near = get_close_matches(odd.lower(), words, 1)
+        raise InputError(f"prompt {number}: {text!r} holds {odd!r}, which the tokenizer does not know"
+                         + (f"; did you mean {near[0]!r}?" if near else "")
+                         + " (its words: sorted(model.tokenizer.get_vocab()))")
