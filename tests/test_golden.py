@@ -78,6 +78,7 @@ def test_effects_of_mlp_outputs(outputs, name):
     torch.testing.assert_close(found, vector(g["masks"][name]["per_pair"]), **CLOSE)
 
 
+@pytest.mark.slow
 def test_single_output(outputs):
     """Of all 512 coordinates exactly one has the published effects."""
     g, trace = outputs
@@ -146,6 +147,7 @@ def steps(lm, examples, kind, lr):
         yield torch.as_tensor(run.trajectory[1]), run.history[0]["loss"] * count
 
 
+@pytest.mark.slow
 def test_five_steps_on_heads(heads, lm):
     g, _ = heads
     examples = winobias_dev(lm.tokenizer)

@@ -111,6 +111,7 @@ def test_import_is_lazy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_public_names_are_the_same_in_whatever_order_they_are_first_used():
     """Importing the room `search` must not put the room where the function is expected."""
     code = """
