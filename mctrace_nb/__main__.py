@@ -19,9 +19,10 @@ def _trace(argv: list[str]) -> int:
 
     parser = _OneLine(prog="mctrace_nb trace", allow_abbrev=False,
                       description="Trace a behaviour of a model and leave a report that opens offline.")
-    for p in notebook_parameters():
+    options_of = {f"--{p['name'].replace('_', '-')}": p for p in notebook_parameters()}
+    for option, p in options_of.items():
         if p["name"] != "out":
-            parser.add_argument(f"--{p['name'].replace('_', '-')}", dest=p["name"], metavar=p["type"].upper(),
+            parser.add_argument(option, dest=p["name"], metavar=p["type"].upper(),
                                 default=argparse.SUPPRESS, help=f"{p['help']} (default {p['default']!r})")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the report and the data go")
     parser.add_argument("--force", action="store_true", help="replace the folder if it is not empty")
@@ -31,7 +32,7 @@ def _trace(argv: list[str]) -> int:
         if unknown:
             from mctrace_nb.errors import one_of
 
-            one_of(unknown[0].split("=")[0], [f"--{p['name'].replace('_', '-')}" for p in notebook_parameters()], "option")
+            one_of(unknown[0].split("=")[0], options_of, "option")
             raise InputError(f"option {unknown[0]!r} is not understood; write --name value")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run tidies up like an interrupted one
         report = analyse(given, options.out, options.force)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Iterable
+from typing import Iterable, Sequence
 
 import torch
 
@@ -88,6 +88,13 @@ class Components:
                 raise InputError(f"component {number} is out of range (there are {len(self)}, numbered from 0)")
             mask[number] = 1.0
         return mask
+
+    def masks(self, sets: Sequence[Iterable[int]]) -> torch.Tensor:
+        """Binary masks `(R, N)`, float32, a row for each set of component numbers."""
+        masks = torch.zeros(len(sets), len(self))
+        for row, chosen in enumerate(sets):
+            masks[row, list(chosen)] = 1
+        return masks
 
     def in_layer(self, layer: int) -> list[str]:
         """The labels of one layer's components. Raises InputError if there is no such layer."""

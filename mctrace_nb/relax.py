@@ -110,7 +110,7 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
         return torch.tensor([read(s) for s in settings], dtype=dtype, device=device)
 
     masks = column(lambda s: s.init)[:, None].repeat(1, len(trace.components)).requires_grad_()
-    # Adam is elementwise, so one optimiser a step size serves all rows exactly as separate ones would.
+    # Adam is elementwise and its step proportional to lr, so one optimiser of step 1, scaled row by row, serves all rows.
     rates = column(lambda s: s.lr)
     optimiser = torch.optim.Adam([masks], lr=1.0)
     share = column(lambda s: 1.0 if s.penalty == "sum" else 1 / len(trace.components))
@@ -179,9 +179,9 @@ def pgb(trace: Trace, budget: int | None = None, epochs: int = 15, batch_size: i
     """The paper's algorithm. Options are the fields of `Settings`; lambda1, lambda2 and seed may be lists, and then all
     combinations are optimised at once and a list of selections is returned.
 
-    A run that has not come down to the budget after the last epoch is returned as it is, with a warning. Held-out effects come
-    with `search.report_heldout(trace, selection)`. The Selection's `history` has a dict an epoch (kept, sparsity, violation, lambdas, loss, relaxed effect, and `effect`
-    of the rounded set), its `trajectory` the masks `(epochs + 1, N)`.
+    A run that has not come down to the budget after the last epoch is returned as it is, with a warning. Held-out effects
+    come with `search.report_heldout(trace, selection)`. The Selection's `history` has a dict an epoch (kept, sparsity,
+    violation, lambdas, loss, relaxed effect, and `effect` of the rounded set), its `trajectory` the masks `(epochs + 1, N)`.
     """
     if budget is not None and not (isinstance(budget, int) and 1 <= budget <= len(trace.components)):
         raise InputError(f"budget {budget!r} is out of range; give 1 to {len(trace.components)}")
@@ -206,10 +206,7 @@ def finite(values: torch.Tensor, trace: Trace) -> torch.Tensor:
 def evaluate_epochs(trace: Trace, runs: Sequence[Run]) -> None:
     """Adds to each epoch's history the exact `effect` of its rounded set; equal sets are evaluated once."""
     sets = sorted({tuple(run.kept(e)) for run in runs for e in range(1, len(run.trajectory))})
-    masks = torch.zeros(len(sets), len(trace.components))
-    for i, chosen in enumerate(sets):
-        masks[i, list(chosen)] = 1
-    effect = dict(zip(sets, finite(trace.effects(masks).mean(-1), trace).tolist()))
+    effect = dict(zip(sets, finite(trace.effects(trace.components.masks(sets)).mean(-1), trace).tolist()))
     for run in runs:
         fresh: set = set()
         for epoch, row in enumerate(run.history, 1):

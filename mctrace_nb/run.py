@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import tempfile
-from difflib import get_close_matches
 from pathlib import Path
 
 from mctrace_nb.errors import InputError, one_of
@@ -15,6 +14,8 @@ from mctrace_nb.errors import InputError, one_of
 NOTEBOOK = "notebooks/analysis.ipynb"
 MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
 QUIET = ["--log-level=ERROR"]  # kernels warn at every start about a transport that never leaves the machine
+
+
 def _whole(value) -> int:
     if isinstance(value, bool) or int(value) != float(value):
         raise ValueError(value)
@@ -66,10 +67,7 @@ def validate(parameters: dict) -> dict:
 
     known = {p["name"]: p for p in notebook_parameters()}
     for name in parameters:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise InputError(f"unknown parameter {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-                             + f" (there are: {', '.join(known)})")
+        one_of(name, known, "parameter")
     values = {name: p["default"] for name, p in known.items()}
     for name, value in parameters.items():
         try:

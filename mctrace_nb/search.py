@@ -13,7 +13,6 @@ from itertools import combinations, islice
 from typing import Callable, Iterable, Iterator
 
 import numpy as np
-import torch
 
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
@@ -33,10 +32,7 @@ def mean_effects(trace: Trace, sets: Iterable[tuple[int, ...]], total: int, prog
     found, sets = [], iter(sets)
     with bar(what=what, total=total, show=progress) as shown:
         while part := list(islice(sets, step)):
-            masks = torch.zeros(len(part), len(trace.components))
-            for i, chosen in enumerate(part):
-                masks[i, list(chosen)] = 1
-            found.append(finite(trace.effects(masks).mean(-1), trace).cpu().numpy())
+            found.append(finite(trace.effects(trace.components.masks(part)).mean(-1), trace).cpu().numpy())
             shown.update(len(part))
     return np.concatenate(found)
 

@@ -232,8 +232,7 @@ class Trace:
         among: labels or numbers to choose from (default all). Returns a frame: components, interaction, ci_low, ci_high.
         Raises InputError if more than 100,000 sets would have to be run.
         """
-        n = len(self.components)
-        pool = list(range(n)) if among is None else [i for i, x in enumerate(self.components.mask(among)) if x]
+        pool = list(range(len(self.components))) if among is None else [i for i, x in enumerate(self.components.mask(among)) if x]
         if not 1 <= k <= len(pool):
             raise InputError(f"k={k} is out of range for {len(pool)} components; give 1 to {len(pool)}")
         count = sum(math.comb(len(pool), size) for size in range(k + 1))
@@ -242,10 +241,7 @@ class Trace:
                              "give a smaller k, or fewer components with among=[...]")
         sets = [s for size in range(k + 1) for s in combinations(pool, size)]
         number = {s: i for i, s in enumerate(sets)}
-        masks = torch.zeros(len(sets), n)
-        for s, i in number.items():
-            masks[i, list(s)] = 1
-        found = self.effects(masks)
+        found = self.effects(self.components.masks(sets))
         wanted = [s for s in sets if len(s) == k]
         terms = torch.stack([sum((-1) ** (k - len(j)) * found[number[j]] for size in range(k + 1)
                                  for j in combinations(s, size)) for s in wanted])
