@@ -52,7 +52,8 @@ class Mixture:
         """(n, K, T, ...) -> (1 or R, b, K, T, ...)"""
         if self.examples is None:
             return cached[None]
-        return cached[self.examples] if self.examples.ndim == 2 else cached[self.examples][None]
+        examples = self.examples.to(cached.device)  # the cache may lie elsewhere
+        return cached[examples] if examples.ndim == 2 else cached[examples][None]
 
     def value(self, key: tuple[str, int]):
         """The other run's value (for `head_pattern` its queries and keys) for the run's examples."""
@@ -63,14 +64,14 @@ class Mixture:
 
     def mix(self, key: tuple[str, int], x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """lerp of the run's x `(R b K, T, units, ...)` towards `other`, broadcastable to `(R, b, K, T, units, ...)`."""
-        weight = self.weights[key].to(x.dtype)  # (R, units)
+        weight = self.weights[key].to(x)  # (R, units), where the layer is
         count, (b, k, t) = len(weight), self.rows.ids.shape[-3:]
         weight = weight.view(count, 1, 1, 1, -1)
         if not self.everywhere:
-            weight = weight * self.rows.chosen.view(-1, b, k, t, 1)
+            weight = weight * self.rows.chosen.view(-1, b, k, t, 1).to(x.device)
         shaped = x.reshape(count, b, k, t, *x.shape[2:])
         weight = weight.reshape(*weight.shape, *[1] * (shaped.ndim - weight.ndim))
-        other = x.new_zeros(()) if other is None else other.to(x.dtype)
+        other = x.new_zeros(()) if other is None else other.to(x)
         return torch.lerp(shaped, other, weight).reshape(x.shape)
 
 
@@ -194,8 +195,9 @@ class Session:
             other = self.mixture.value(site)
             if other is not None:  # None: the pattern is replaced by zeros, which is a head output of zeros
                 count = len(self.mixture.weights[site])
-                q, k = (x.expand(count, *x.shape[1:]).flatten(0, 2) for x in other)
-                other = patterned(q, k).reshape(count, *self.mixture.rows.ids.shape[-3:], *out.shape[2:])
+                shape = self.mixture.rows.ids.shape[-3:]  # (b, K, T)
+                q, k = (x.to(out).expand(count, *shape[:2], *x.shape[3:]).flatten(0, 2) for x in other)
+                other = patterned(q, k).reshape(count, *shape, *out.shape[2:])
             out = self.mixture.mix(site, out, other)
         return self._site(out, layer, "head_output")
 

@@ -6,7 +6,7 @@ returns log y, so that its effect is `log y(m) - log y(0)`, in nats (DESIGN: eff
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import torch
@@ -15,50 +15,117 @@ from mctrace_nb.errors import InputError, one_of
 
 
 @dataclass(frozen=True)
-class Metric:
-    """value(answers, logits, tokens) -> (...,): `answers` (..., 2) are log p(target), log p(foil); `logits` (..., V) are those
-    of the first answer token, and `tokens` (..., 2) the first token of each answer.
+class Said:
+    """What a run says about some prompts, with any leading shape (...).
 
-    reads_logits: whether `value` looks at `logits`; else it is given None, which saves memory.
-    logarithmic: the value is the logarithm of a positive quantity, so `1 + rho = exp(effect)`.
+    answers: (..., 2) log p(target) and log p(foil), whole answers under the scoring rule. tokens: (..., 2) the first token
+    of each. logits: (..., V) of the token after the prompt; base: (..., V) the same of the run without intervention. Both
+    are None unless the metric asks for them, which saves memory.
+    """
+
+    answers: torch.Tensor
+    tokens: torch.Tensor
+    logits: torch.Tensor | None = None
+    base: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """value(Said) -> (...,). See `from_logits` for a metric of your own.
+
+    logarithmic: the value is the logarithm of a positive quantity, so `1 + rho = exp(effect)`; relative: effects are given
+    as rho by default. reads_logits, reads_base: whether `value` looks at these. first_token: it looks at the first token of
+    each answer only, so the two must differ there. between_cohorts: what counts is the difference of the mean between the
+    two cohorts of the task.
     """
 
     name: str
-    value: Callable[..., torch.Tensor]
-    logarithmic: bool
+    value: Callable[[Said], torch.Tensor]
+    logarithmic: bool = False
     differentiable: bool = True
+    relative: bool = False
     reads_logits: bool = False
+    reads_base: bool = False
+    first_token: bool = False
+    between_cohorts: bool = False
     unit: str = "nats"
 
-
-def _log_odds(answers, logits, tokens):
-    return answers[..., 0] - answers[..., 1]
-
-
-def _log_prob(answers, logits, tokens):
-    return answers[..., 0]
+    @property
+    def transform(self) -> str:
+        """The declared transform: what the relaxed search minimises when nothing else is asked for. See `transform_loss`."""
+        return "inverse" if self.logarithmic and not self.between_cohorts else "log"
 
 
-def _logit_diff(answers, logits, tokens):
-    pair = logits.gather(-1, tokens)
+def _log_odds(said: Said) -> torch.Tensor:
+    return said.answers[..., 0] - said.answers[..., 1]
+
+
+def _logit_diff(said: Said) -> torch.Tensor:
+    pair = said.logits.gather(-1, said.tokens)
     return pair[..., 0] - pair[..., 1]
 
 
-def _accuracy(answers, logits, tokens):
-    return (logits.argmax(-1) == tokens[..., 0]).to(answers.dtype)
+def _accuracy(said: Said) -> torch.Tensor:
+    return (said.logits.argmax(-1) == said.tokens[..., 0]).to(said.answers.dtype)
+
+
+def _kl(said: Said) -> torch.Tensor:
+    base, run = said.base.log_softmax(-1), said.logits.log_softmax(-1)
+    return (base.exp() * (base - run)).sum(-1)
+
+
+_LOG_ODDS = Metric("log_odds", _log_odds, logarithmic=True)
+_ACCURACY = Metric("accuracy", _accuracy, differentiable=False, reads_logits=True, first_token=True, unit="share")
+# The same whichever answer is called target: an intervention does well that makes the model prefer neither.
+_NEUTRALITY = Metric("neutrality", lambda said: -_log_odds(said).abs())
+
+
+def gap(metric: str | Metric) -> Metric:
+    """A fairness gap: the metric's mean over the task's first cohort minus that over its second (in alphabetical order).
+
+    Its effect is by how much an intervention widens the gap; search for "min" or "abs" to close it. Each prompt's effect is
+    its contribution, so that the mean over prompts is the change of the gap.
+    """
+    metric = get_metric(metric)
+    return replace(metric, name=f"{metric.name}_gap", between_cohorts=True)
 
 
 METRICS = {m.name: m for m in (
-    Metric("log_odds", _log_odds, logarithmic=True),
-    Metric("log_prob", _log_prob, logarithmic=True),
-    Metric("logit_diff", _logit_diff, logarithmic=False, reads_logits=True, unit="logits"),
-    Metric("accuracy", _accuracy, logarithmic=False, differentiable=False, reads_logits=True, unit="share"),
+    _LOG_ODDS,
+    replace(_LOG_ODDS, name="odds_ratio", relative=True, unit="relative change of the odds"),
+    Metric("log_prob", lambda said: said.answers[..., 0], logarithmic=True),
+    Metric("prob", lambda said: said.answers[..., 0].exp(), unit="probability"),
+    Metric("logit_diff", _logit_diff, reads_logits=True, first_token=True, unit="logits"),
+    Metric("kl", _kl, reads_logits=True, reads_base=True),
+    _ACCURACY,
+    _NEUTRALITY,
+    *(replace(m, name=f"{m.name}_gap", between_cohorts=True) for m in (_LOG_ODDS, _ACCURACY, _NEUTRALITY)),
 )}
 
 
-def get_metric(name: str | Metric) -> Metric:
-    """A metric by name, or the Metric itself. Raises InputError for an unknown name."""
-    return name if isinstance(name, Metric) else METRICS[one_of(name, METRICS, "metric")]
+def from_logits(function: Callable[[torch.Tensor], torch.Tensor], name: str = "", differentiable: bool = True,
+                unit: str = "units") -> Metric:
+    """A metric from any function of the logits after the prompt: (..., V) -> (...,). Effects are differences of its values."""
+    def value(said: Said) -> torch.Tensor:
+        found = function(said.logits)
+        if not isinstance(found, torch.Tensor) or found.shape != said.logits.shape[:-1]:
+            raise InputError(f"metric {name!r} turned logits of shape {tuple(said.logits.shape)} into "
+                             f"{tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__}; "
+                             "it must return a tensor without the last dimension")
+        return found.to(torch.promote_types(found.dtype, torch.float32))
+
+    name = name or getattr(function, "__name__", "own")
+    return Metric(name, value, differentiable=differentiable, reads_logits=True, unit=unit)
+
+
+def get_metric(name: str | Metric | Callable) -> Metric:
+    """A metric by name, the Metric itself, or one made from a function of logits. Raises InputError for an unknown name."""
+    if isinstance(name, Metric):
+        return name
+    return from_logits(name) if callable(name) else METRICS[one_of(name, METRICS, "metric")]
+
+
+ANSWER_RULES = ("mean", "sum")
 
 
 def answer_log_prob(token_log_probs: torch.Tensor, valid: torch.Tensor, rule: str = "mean") -> torch.Tensor:
@@ -67,7 +134,7 @@ def answer_log_prob(token_log_probs: torch.Tensor, valid: torch.Tensor, rule: st
     rule "mean" gives the mean token log-probability (exp of it is the geometric mean: the paper's score), "sum" the
     log-probability of the whole answer.
     """
-    one_of(rule, ("mean", "sum"), "answer rule")
+    one_of(rule, ANSWER_RULES, "answer rule")
     total = torch.where(valid, token_log_probs, 0.0).sum(-1)
     return total / valid.sum(-1) if rule == "mean" else total
 
@@ -83,7 +150,7 @@ TRANSFORMS = ("inverse", "log")
 
 
 def transform_loss(effect: torch.Tensor, transform: str, metric: Metric, scale: float) -> torch.Tensor:
-    """Loss per example, smaller when the effect is larger.
+    """Loss per example from effects on the "log" scale, smaller when the effect is larger.
 
     "inverse": the paper's `1/(1 + rho) = exp(-effect)` (its section on the metric transformation), in log space. It is
         right for ratios only: for other metrics it has a pole at rho = -1, and InputError is raised. It saturates:
@@ -91,8 +158,8 @@ def transform_loss(effect: torch.Tensor, transform: str, metric: Metric, scale: 
     "log": `-effect / scale` with `scale` the absolute total effect; linear, never saturates, right for every metric.
     """
     if transform == "inverse":
-        if not metric.logarithmic:
-            raise InputError(f"transform 'inverse' needs a ratio metric, {metric.name!r} has no logarithm; "
+        if metric.transform != "inverse":
+            raise InputError(f"transform 'inverse' needs a ratio for each prompt, which {metric.name!r} is not; "
                              "use transform='log'")
         return torch.exp(-effect)
     one_of(transform, TRANSFORMS, "transform")

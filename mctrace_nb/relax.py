@@ -37,7 +37,7 @@ class Settings:
 
     lambda1, lambda2: sparsity and binary penalty. schedule: how they grow with the epoch t: linear `t + 1`, exponential
     `2^t`, quadratic `t^2` (zero at first), constant. lr: Adam's step; the paper uses 0.5 for MLP coordinates, from which
-    the first step makes every entry 0 or 1. transform: "inverse" is the paper's, "log" does not saturate. rounding:
+    the first step makes every entry 0 or 1. transform: "inverse" is the paper's, "log" does not saturate; None is the metric's own (see `Metric.transform`). rounding:
     "strict" keeps m > 0.5, "paper" (its code) m >= 0.5, which keeps entries that never moved. penalty: "sum" over
     components (the paper's: grows with N) or "mean". seed: order of the prompts; None for the task's own order.
     """
@@ -46,7 +46,7 @@ class Settings:
     lambda2: float = 0.05
     schedule: str = "linear"
     lr: float = 0.1
-    transform: str = "inverse"
+    transform: str | None = None
     rounding: str = "strict"
     penalty: str = "sum"
     direction: str = "max"
@@ -56,7 +56,8 @@ class Settings:
     def __post_init__(self):
         for name, allowed in (("schedule", SCHEDULES), ("transform", TRANSFORMS), ("rounding", ROUNDINGS),
                               ("penalty", PENALTIES), ("direction", DIRECTIONS)):
-            one_of(getattr(self, name), allowed, name)
+            if name != "transform" or self.transform is not None:
+                one_of(getattr(self, name), allowed, name)
         for name, low, high in (("lambda1", 0, None), ("lambda2", 0, None), ("lr", 1e-12, None), ("init", 0, 1)):
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low and (high is None or value <= high)):
@@ -96,13 +97,14 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
     """Optimises one mask per setting, all of them as rows of one batch; rows that reached the budget drop out.
 
     budget: a row stops at the end of the first epoch in which it keeps at most that many components; None runs all
-    epochs. Raises InputError for a transform that the metric has no logarithm for, or a metric without a gradient.
+    epochs. Raises InputError for a transform that does not fit the metric, or a metric without a gradient.
     """
     if not trace.metric.differentiable:
         raise InputError(f"metric {trace.metric.name!r} has no gradient; relaxed searches need one (use 'log_odds')")
     for what, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{what}={value!r} must be a whole number of at least 1")
+    settings = [replace(s, transform=s.transform or trace.metric.transform) for s in settings]
     n, device = len(trace), trace.model.device
     dtype = torch.float64 if trace.model.dtype == torch.float64 else torch.float32
 
@@ -126,7 +128,7 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
         seen = {name: torch.zeros(len(settings), dtype=dtype, device=device) for name in ("loss", "relaxed_effect")}
         for part in orders.split(batch_size, -1):
             m = masks[active]
-            effects = trace.effects(m, examples=part)  # (R, b)
+            effects = trace.effects(m, examples=part, scale="log")  # (R, b)
             signed = effects * sign[active]
             by_transform = {name: transform_loss(signed, name, trace.metric, trace.scale if name == "log" else 1.0)
                             for name in {s.transform for s in here}}

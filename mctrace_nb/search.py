@@ -18,7 +18,6 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
 from mctrace_nb.relax import evaluate_epochs, finite, relax, selection_at, settings_grid
 from mctrace_nb.results import Front, Selection
-from mctrace_nb.stats import estimate
 from mctrace_nb.tracing import Trace
 
 SCORE = {"max": lambda effect: effect, "min": lambda effect: -effect, "abs": abs}
@@ -105,7 +104,7 @@ def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size:
 
     One run serves all budgets, because the course of the mask does not depend on S. Where several settings are given
     (lists of lambda1, lambda2, seed), the best set by effect on the search prompts. A budget that no run reached is left
-    out.
+    out. Metrics that are no ratios are transformed as they declare (`Metric.transform`).
     """
     start = time.perf_counter()
     sides = ("max", "min") if direction == "abs" else (direction,)
@@ -121,12 +120,13 @@ def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size:
                        key=lambda s: SCORE[direction](s.effect))
             spent = [run.history[epoch - 1] for run, epoch in reached]
             spent += [run.history[-1] for run in runs if all(run is not r for r, _ in reached)]  # they ran in vain
-            yield replace(best, **{name: sum(row[name] for row in spent) for name in ("forwards", "backwards")})
+            yield replace(best, method="pgb", **{name: sum(row[name] for row in spent) for name in ("forwards", "backwards")})
 
 
 def pgb_log(trace, budgets, direction, seed, progress, **options) -> Iterator[Selection]:
     """PGB-CT with the loss `-effect / total effect`, which does not saturate in confident models."""
-    return pgb(trace, budgets, direction, seed, progress, **{**options, "transform": "log"})
+    found = pgb(trace, budgets, direction, seed, progress, **{**options, "transform": "log"})
+    return (replace(selection, method="pgb-log") for selection in found)
 
 
 METHODS: dict[str, Callable[..., Iterator[Selection]]] = {
@@ -157,6 +157,9 @@ def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = 
     run = METHODS[one_of(method, METHODS, "method")]
     one_of(direction, SCORE, "direction")
     budgets = check_budgets(budgets, len(trace.components))
+    if trace.corruption == "counterfactual" and all(e.base == e.counterfactual for e in trace.examples):
+        raise InputError(f"task {trace.task.name!r} has no counterfactual prompts, so nothing can have an effect; trace it with "
+                         "corruption='noise', 'zero' or 'mean'")
     try:
         found = tuple(run(trace, budgets, direction, seed, progress, **options))
     except TypeError as error:
@@ -171,5 +174,5 @@ def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = 
 def report_heldout(trace: Trace, selection: Selection) -> Selection:
     """The selection with its mean effect and interval on the held-out prompts."""
     effects = trace.heldout.effects(trace.components.mask(selection.components))
-    e = estimate(effects.cpu(), trace.heldout.groups, seed=trace.seed)
+    e = trace.heldout.estimate(effects)
     return replace(selection, effect_heldout=e.mean, ci_low=e.low, ci_high=e.high)

@@ -15,6 +15,8 @@ from mctrace_nb.tasks import Example
 
 CORRUPTIONS = ("counterfactual", "noise", "zero", "mean")
 NEVER_RUN = ("zero", "mean")  # corruptions that give values without a corrupted run
+NOISE_ON = ("subject", "all")
+CACHES = ("device", "host", "recompute")
 
 
 @dataclass
@@ -37,12 +39,14 @@ class Work:
 @dataclass
 class Side:
     """One prompt of every pair. noise: (n, longest prompt, width) on its embeddings, or None. prefix: keys and values of
-    everything before the suffix. values: what can be mixed in, `(n, K, T, ...)` for each (kind, layer), None for zero."""
+    everything before the suffix. values: what can be mixed in, `(n, K, T, ...)` for each (kind, layer), None for zero.
+    source: where to record it anew, if it is not kept."""
 
     rows: Rows
     noise: torch.Tensor | None
     prefix: list | None
     values: dict
+    source: "Side | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +59,10 @@ class Sides:
     positions: str
     corruption: str
     noise_sd: float
+    noise_on: str
     seed: int
     batch_rows: int
+    cache: str
     work: Work
     _made: dict = field(default_factory=dict)
 
@@ -69,11 +75,12 @@ class Sides:
             raise InputError("corruption 'mean' has no meaning for head_pattern (the mean of patterns is not a pattern "
                              "of means); use head_output")
         aligned_at_end = self.positions == "last" and "head_pattern" not in kinds
-        for number, e in enumerate(self.examples):
-            if self.corruption == "counterfactual" and len(e.base) != len(e.counterfactual) and not aligned_at_end:
-                raise InputError(f"{e.called(number)}: base has {len(e.base)} tokens, counterfactual "
-                                 f"{len(e.counterfactual)}; {' and '.join(kinds)} at positions={self.positions!r} needs "
-                                 "equal lengths (use components='head_output', positions='last')")
+        uneven = [f"{e.called(i)}: base has {len(e.base)} tokens, counterfactual {len(e.counterfactual)}"
+                  for i, e in enumerate(self.examples) if len(e.base) != len(e.counterfactual)]
+        if self.corruption == "counterfactual" and uneven and not aligned_at_end:
+            more = f"; and {len(uneven) - 5} more" * (len(uneven) > 5)
+            raise InputError(f"{'; '.join(uneven[:5])}{more}; {' and '.join(kinds)} at positions={self.positions!r} needs equal "
+                             "lengths (use components='head_output', positions='last')")
 
     def __getitem__(self, reverse: bool) -> Side:
         """The base prompts with the corrupted run's values, or (reverse) the corrupted run with the base's values."""
@@ -83,7 +90,10 @@ class Sides:
                                  "direct effects need corruption='counterfactual' or 'noise'")
             with Session(self.model) as session, torch.no_grad():
                 mine, other = (self._prepare(session, corrupted) for corrupted in (reverse, not reverse))
-                mine.values = self._record(session, other)
+                if self.cache == "recompute" and self.corruption not in NEVER_RUN:
+                    mine.source = other
+                else:
+                    mine.values = self._record(session, other)
             self._made[reverse] = mine
         return self._made[reverse]
 
@@ -92,17 +102,18 @@ class Sides:
         if self.corruption == "counterfactual":
             return [e.first_difference for e in self.examples]
         if self.corruption == "noise":
-            return [chosen_span(e, "base", "subject", i)[0] for i, e in enumerate(self.examples)]
+            positions = "subject" if self.noise_on == "subject" else "all"
+            return [chosen_span(e, "base", positions, i)[0] for i, e in enumerate(self.examples)]
         return [0] * len(self.examples)
 
     def _noise(self) -> torch.Tensor:
-        """Noise on the subjects' embeddings, (n, longest prompt, width); one draw per prompt from the seed."""
+        """Noise on the embeddings of subjects or whole prompts, (n, longest prompt, width); one draw per prompt from the seed."""
         longest = max(len(e.base) for e in self.examples)
         scale = self.noise_sd * self.model.model.get_input_embeddings().weight.float().std()
         made = torch.zeros(len(self.examples), longest, self.model.width)
         generator = torch.Generator().manual_seed(self.seed)
         for i, e in enumerate(self.examples):
-            first, last = e.subject
+            first, last = e.subject if self.noise_on == "subject" else (0, len(e.base))
             made[i, first:last] = torch.randn(last - first, self.model.width, generator=generator)
         return made.to(self.model.device) * scale
 
@@ -113,22 +124,48 @@ class Sides:
         noise = self._noise() if corrupted and self.corruption == "noise" else None
         return Side(rows, noise, session.prefix(rows, noise, self.batch_rows), {})
 
+    def _rows_recorded(self, session: Session, other: Side, examples: torch.Tensor) -> dict:
+        """What the other run's components say on some examples, `(b, K, T, ...)` for each (kind, layer)."""
+        nothing = examples[:1] * 0  # one logit has to be read
+        _, recorded = session.run(other.rows.take(examples), examples, prefix=other.prefix, noise=other.noise,
+                                  record=list(self.components.slices), reads=(nothing, nothing))
+        self.work.forwards += len(examples)
+        return recorded
+
     def _record(self, session: Session, other: Side) -> dict:
         """The values that replace: those of the other run, zero, or means."""
-        sites = list(self.components.slices)
+        sites, rows = list(self.components.slices), other.rows
         if self.corruption == "zero":
             return dict.fromkeys(sites)
-        parts, rows = [], other.rows
-        step = max(1, self.batch_rows // rows.ids.shape[1])
+        step, kept, count = max(1, self.batch_rows // rows.ids.shape[1]), {}, 0
         for examples in torch.arange(len(self.examples), device=self.model.device).split(step):
-            nothing = examples[:1] * 0  # one logit has to be read
-            _, recorded = session.run(rows.take(examples), examples, prefix=other.prefix, noise=other.noise, record=sites,
-                                      reads=(nothing, nothing))
-            self.work.forwards += len(examples)
-            parts.append(recorded)
-        joined = {site: tuple(map(torch.cat, zip(*[p[site] for p in parts]))) if isinstance(parts[0][site], tuple)
-                  else torch.cat([p[site] for p in parts]) for site in sites}
+            recorded = self._rows_recorded(session, other, examples)
+            inside = rows.chosen[examples, 0]  # (b, T)
+            count += inside.sum()
+            for site in sites:  # into their final place at once: gathering the parts at the end would need twice the memory
+                if self.corruption == "mean":
+                    kept[site] = kept.get(site, 0) + recorded[site][:, 0][inside.to(recorded[site].device)].sum(0)
+                else:
+                    kept[site] = self._keep(kept.get(site), recorded[site], examples)
         if self.corruption == "mean":
-            inside = rows.chosen[:, 0]  # (n, T)
-            return {site: x[:, 0][inside].mean(0).expand(len(x), 1, 1, *x.shape[3:]) for site, x in joined.items()}
-        return joined
+            return {site: (total / count.to(total.device)).expand(len(self.examples), 1, 1, *total.shape) for site, total in kept.items()}
+        return kept
+
+    def _keep(self, kept, recorded, examples: torch.Tensor):
+        """Copies one batch of recorded values into the cache `(n, K, T, ...)`, which is made at the first."""
+        if isinstance(recorded, tuple):
+            return tuple(self._keep(k, r, examples) for k, r in zip(kept or (None,) * len(recorded), recorded))
+        place = "cpu" if self.cache == "host" else recorded.device
+        if kept is None:
+            kept = torch.empty(len(self.examples), *recorded.shape[1:], dtype=recorded.dtype, device=place)
+        kept[examples.to(place)] = recorded.to(place)
+        return kept
+
+    def values(self, session: Session, side: Side, examples: torch.Tensor | None) -> tuple[dict, torch.Tensor | None]:
+        """The values to mix into a run of some examples, and the examples' places in them."""
+        if side.source is None:
+            return side.values, examples
+        numbers = torch.arange(len(self.examples), device=self.model.device) if examples is None else examples
+        needed, where = numbers.unique(return_inverse=True)  # where: the shape of `numbers`
+        with torch.no_grad():
+            return self._rows_recorded(session, side.source, needed), where

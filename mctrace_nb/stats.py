@@ -22,10 +22,13 @@ class Estimate:
         return f"{self.mean:.3f}{interval} (n = {self.n})"
 
 
-def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0) -> np.ndarray:
+def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
+              parts: Sequence[int] | None = None) -> np.ndarray:
     """Bootstrap draws of the mean over the last axis: `(draws, ...)` for values `(..., n)`.
 
     Whole groups are drawn with replacement (prompts of one template are not independent); without groups, prompts.
+    parts: prompts of different parts (cohorts, tasks) are averaged apart, and every part keeps its share of the whole, or
+    the chance number of prompts drawn from each would pass for uncertainty. A draw that misses a part is nan.
     """
     values = np.asarray(values, dtype=float)
     names = [g or f"#{i}" for i, g in enumerate(groups or [""] * values.shape[-1])]
@@ -34,13 +37,28 @@ def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, se
     rng = np.random.default_rng(seed)
     # times[d, g]: how often group g stands in draw d
     times = rng.multinomial(count, np.full(count, 1 / count), size=draws)[:, member]  # (draws, n)
-    return np.moveaxis(values @ times.T / times.sum(1), -1, 0)
+    parts = np.zeros(values.shape[-1]) if parts is None else np.asarray(parts)
+    found = 0
+    for part in np.unique(parts):
+        inside = parts == part
+        drawn = times[:, inside]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = found + inside.mean() * (values[..., inside] @ drawn.T / drawn.sum(1))
+    return np.moveaxis(found, -1, 0)
 
 
-def estimate(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0) -> Estimate:
+def interval(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
+             parts: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % percentile interval of means over the last axis, each of shape (...)."""
+    low, high = np.nanpercentile(bootstrap(values, groups, draws, seed, parts), [2.5, 97.5], axis=0)
+    return low, high
+
+
+def estimate(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
+             parts: Sequence[int] | None = None) -> Estimate:
     """Mean and interval of per-prompt values `(n,)`. One prompt, or one group, has no interval: its ends are nan."""
     values = np.asarray(values, dtype=float)
     if len(values) == 1 or groups and len(set(groups)) == 1 and groups[0]:
         return Estimate(float(values.mean()), float("nan"), float("nan"), len(values))
-    low, high = np.percentile(bootstrap(values, groups, draws, seed), [2.5, 97.5])
+    low, high = interval(values, groups, draws, seed, parts)
     return Estimate(float(values.mean()), float(low), float(high), len(values))

@@ -117,8 +117,8 @@ def test_relaxed_search_refuses(lm, trace):
                          (dict(lr=0), "lr=0"), (dict(transform="exp"), "unknown transform")):
         with pytest.raises(InputError, match=message):
             Settings(**bad)
-    with pytest.raises(InputError, match="has no logarithm; use transform='log'"):
-        pgb(Trace(lm, random_task(), metric="logit_diff"))
+    with pytest.raises(InputError, match="needs a ratio for each prompt, which 'logit_diff' is not; use transform='log'"):
+        pgb(Trace(lm, random_task(), metric="logit_diff"), transform="inverse")
     with pytest.raises(InputError, match="has no gradient"):
         pgb(Trace(lm, random_task(), metric="accuracy"))
     with pytest.raises(InputError, match="epochs=0"):

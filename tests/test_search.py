@@ -98,7 +98,7 @@ def one_run_by_hand(trace, s: Settings, epochs, batch):
         order = np.random.default_rng([s.seed, epoch]).permutation(len(trace))
         for part in np.split(order, range(batch, len(trace), batch)):
             effect = trace.effects(mask, examples=torch.as_tensor(part))
-            fit = torch.exp(-effect) if s.transform == "inverse" else -effect / trace.scale
+            fit = torch.exp(-effect) if s.transform != "log" else -effect / trace.scale
             loss = fit.mean() + grow * (s.lambda1 * mask.sum() + s.lambda2 * (mask * (1 - mask)).sum())
             adam.zero_grad()
             loss.backward()
@@ -202,8 +202,8 @@ def test_comparison_without_a_set_is_refused(trace):
     with pytest.raises(InputError, match="pgb found no set for budget 2"):
         compare(trace, "pgb", budget=2, lambda1=0.0, lambda2=0.0, epochs=1)
     difference = Trace(trace.model, trace.task, "head_output", metric="logit_diff")
-    with pytest.raises(InputError, match="has no logarithm"):
-        compare(difference, "pgb", budget=2)
+    declared = compare(difference, "pgb", budget=2, epochs=30).front("pgb").selections[0]
+    assert declared.method == "pgb" and declared.settings["transform"] == "log"
     assert [f.method for f in compare(difference, budget=2).fronts] == ["exhaustive", "greedy", "top-k", "pgb-log", "random"]
 
 

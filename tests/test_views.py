@@ -8,7 +8,7 @@ import torch
 from mctrace_nb import plots
 from mctrace_nb.components import KINDS, Components
 from mctrace_nb.errors import InputError
-from mctrace_nb.metrics import METRICS, answer_log_prob, get_metric, transform_loss
+from mctrace_nb.metrics import METRICS, Said, answer_log_prob, get_metric, transform_loss
 from mctrace_nb.results import Front, Selection
 from mctrace_nb.stats import bootstrap, estimate
 
@@ -28,8 +28,11 @@ def test_labels_and_slices_fit_together():
 def test_metrics_by_hand():
     answers = torch.tensor([[0.6, 0.2]]).log()
     logits, tokens = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[1, 0]])
-    values = {name: m.value(answers, logits, tokens).item() for name, m in METRICS.items()}
-    assert values == pytest.approx(dict(log_odds=np.log(3), log_prob=np.log(.6), logit_diff=2.0, accuracy=1.0))
+    said = Said(answers, tokens, logits, torch.tensor([[0.0, 0.0, 0.0]]))
+    values = {name: m.value(said).item() for name, m in METRICS.items() if not m.between_cohorts}
+    from_uniform = logits.logsumexp(-1).item() - logits.mean().item() - np.log(3)
+    assert values == pytest.approx(dict(log_odds=np.log(3), odds_ratio=np.log(3), log_prob=np.log(.6), prob=.6, logit_diff=2.0,
+                                        kl=from_uniform, accuracy=1.0, neutrality=-np.log(3)))
     several, valid = torch.tensor([-1.0, -2.0, -9.0]), torch.tensor([True, True, False])
     assert answer_log_prob(several, valid, "mean").item() == -1.5 and answer_log_prob(several, valid, "sum").item() == -3
 
@@ -39,7 +42,7 @@ def test_transforms():
     rho = torch.expm1(effect)
     torch.testing.assert_close(transform_loss(effect, "inverse", get_metric("log_odds"), 1.0), 1 / (1 + rho))
     assert transform_loss(effect, "log", get_metric("logit_diff"), 4.0).tolist() == [0, -0.5]
-    with pytest.raises(InputError, match="no logarithm"):
+    with pytest.raises(InputError, match="needs a ratio"):
         transform_loss(effect, "inverse", get_metric("logit_diff"), 1.0)
 
 

@@ -24,6 +24,7 @@ class Example:
     foil: tuple[int, ...]
     group: str = ""
     subject: tuple[int, int] | None = None
+    cohort: str = ""
     number: int | None = field(default=None, compare=False)  # its place in what the user gave
 
     def called(self, place: int) -> str:
@@ -50,6 +51,7 @@ class Task:
     source: str = ""
     seed: int = 0
     text: object = field(default=str, repr=False, compare=False)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.search:

@@ -1,0 +1,130 @@
+"""Everything that follows from effects of masks alone: total, direct, indirect effects, singles, interactions."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cached_property
+from itertools import combinations
+from typing import Iterable, Sequence
+
+import torch
+
+from mctrace_nb.components import Components
+from mctrace_nb.errors import InputError
+from mctrace_nb.metrics import Metric
+from mctrace_nb.stats import Estimate, estimate, interval
+from mctrace_nb.tasks import Task
+
+
+class Effects:
+    """What a `Trace` and `Desiderata` (several traces at once) have in common; searches need nothing else.
+
+    A subclass sets `model, task, components, metric, seed, batch_rows, work, corruption, split`, answers `effects`,
+    `total_effects` and `len()`, and has `heldout`, `groups` and `parts`. The mean over its prompts is what a search moves.
+    """
+
+    components: Components
+    metric: Metric
+    task: Task
+    seed: int
+    corruption: str
+    parts: list[int] | None = None  # prompts averaged apart: the cohorts of a gap, the tasks of desiderata
+
+    @property
+    def groups(self) -> list[str]:
+        raise NotImplementedError
+
+    def effects(self, masks, examples=None, reverse: bool = False, scale: str | None = None) -> torch.Tensor:
+        raise NotImplementedError
+
+    def total_effects(self, scale: str | None = None) -> torch.Tensor:
+        raise NotImplementedError
+
+    def estimate(self, values: torch.Tensor) -> Estimate:
+        """The mean of per-prompt values `(n,)` with its interval."""
+        return estimate(values.detach().cpu(), self.groups, seed=self.seed, parts=self.parts)
+
+    def total_effect(self) -> Estimate:
+        """Mean total effect with its interval. Warns if it is not positive where it should be: see `Example`."""
+        found = self.estimate(self.total_effects())
+        if self.swapped(found):
+            warnings.warn(f"{self.task.name}: the total effect is {found.mean:.3f}, not positive. The target should be the "
+                          "answer that the counterfactual prompt favours; are target and foil swapped?", stacklevel=2)
+        return found
+
+    def swapped(self, total: Estimate) -> bool:
+        """Whether a total effect looks as if target and foil had been swapped."""
+        return (total.mean <= 0 and self.corruption == "counterfactual" and not self.metric.between_cohorts
+                and self.metric.name not in ("kl", "neutrality"))
+
+    @cached_property
+    def scale(self) -> float:
+        """|mean total effect| on the log scale, the unit of the "log" transform; 1 where the total effect is zero."""
+        return abs(float(self.total_effects(scale="log").mean())) or 1.0
+
+    # --- causal mediation ---
+
+    def indirect_effect(self, chosen) -> Estimate:
+        """NIE: the base prompt with the chosen components' values from the corrupted run."""
+        return self.estimate(self.effects(chosen))
+
+    def direct_effect(self, chosen) -> Estimate:
+        """NDE: the corrupted run with the chosen components' values from the base run."""
+        return self.estimate(self.effects(chosen, reverse=True))
+
+    def outside_effect(self, chosen) -> Estimate:
+        """Completeness: everything outside the chosen set replaced. A complete set leaves nothing for the others to do."""
+        return self.estimate(self.effects(1 - self.components.mask(chosen)))
+
+    def mediation(self, chosen):
+        """A frame of total, direct, indirect effect and the remainder `TE - NDE - NIE`, with intervals."""
+        import pandas as pd
+
+        total, direct = self.total_effects(), self.effects(chosen, reverse=True)
+        indirect = self.effects(chosen)
+        rows = dict(total=total, direct=direct, indirect=indirect, remainder=total - direct - indirect)
+        return pd.DataFrame([dict(effect=name, **vars(self.estimate(v))) for name, v in rows.items()]).set_index("effect")
+
+    # --- singles and interactions ---
+
+    def single_effects(self):
+        """A frame with the effect of replacing each component alone: component, layer, effect, ci_low, ci_high."""
+        n = len(self.components)
+        found = torch.cat([self.effects(torch.nn.functional.one_hot(part, n)) for part in torch.arange(n).split(256)])
+        return self._frame([(label,) for label in self.components.labels], found, "effect",
+                           layer=self.components.layer_of())
+
+    def single_effects_of(self, labels: Sequence[str]) -> dict[str, float]:
+        """Mean effect of replacing each of these components alone."""
+        masks = torch.stack([self.components.mask(label) for label in labels])
+        return dict(zip(labels, self.effects(masks).mean(-1).tolist()))
+
+    def interactions(self, k: int = 2, among: Iterable[str | int] | None = None):
+        """The Moebius terms `I(K) = sum_{J in K} (-1)^{|K|-|J|} delta(J)` of all sets of `k` components.
+
+        among: labels or numbers to choose from (default all). Returns a frame: components, interaction, ci_low, ci_high.
+        Raises InputError if more than 100,000 sets would have to be run.
+        """
+        pool = list(range(len(self.components))) if among is None else [i for i, x in enumerate(self.components.mask(among)) if x]
+        if not 1 <= k <= len(pool):
+            raise InputError(f"k={k} is out of range for {len(pool)} components; give 1 to {len(pool)}")
+        count = sum(math.comb(len(pool), size) for size in range(k + 1))
+        if count > 100_000:
+            raise InputError(f"interactions of order {k} among {len(pool)} components need {count:,} masks; "
+                             "give a smaller k, or fewer components with among=[...]")
+        sets = [s for size in range(k + 1) for s in combinations(pool, size)]
+        number = {s: i for i, s in enumerate(sets)}
+        found = self.effects(self.components.masks(sets))
+        wanted = [s for s in sets if len(s) == k]
+        terms = torch.stack([sum((-1) ** (k - len(j)) * found[number[j]] for size in range(k + 1)
+                                 for j in combinations(s, size)) for s in wanted])
+        return self._frame([tuple(self.components.labels[i] for i in s) for s in wanted], terms, "interaction")
+
+    def _frame(self, names: list[tuple], values: torch.Tensor, column: str, **more):
+        import pandas as pd
+
+        low, high = interval(values.cpu().numpy(), self.groups, seed=self.seed, parts=self.parts)
+        labels = names if len(names[0]) > 1 else [name[0] for name in names]
+        return pd.DataFrame({"components" if len(names[0]) > 1 else "component": labels, **more,
+                             column: values.mean(-1).cpu().numpy(), "ci_low": low, "ci_high": high})
