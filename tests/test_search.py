@@ -202,7 +202,7 @@ def test_comparison_without_a_set_is_refused(trace):
     with pytest.raises(InputError, match="pgb found no set for budget 2"):
         compare(trace, "pgb", budget=2, lambda1=0.0, lambda2=0.0, epochs=1)
     difference = Trace(trace.model, trace.task, "head_output", metric="logit_diff")
-    declared = compare(difference, "pgb", budget=2, epochs=30).front("pgb").selections[0]
+    declared = compare(difference, "pgb", budget=2, lambda1=1.0).front("pgb").selections[0]
     assert declared.method == "pgb" and declared.settings["transform"] == "log"
     assert [f.method for f in compare(difference, budget=2).fronts] == ["exhaustive", "greedy", "top-k", "pgb-log", "random"]
 
