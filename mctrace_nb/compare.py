@@ -137,7 +137,7 @@ def compare(trace: Trace, methods: str | Sequence[str] = "auto", budget: int = 4
     fronts = []
     for method in named_methods(methods, n, budgets):
         options = dict(pgb_options) if method.startswith("pgb") else {}
-        if methods == "auto" and (method == "pgb" and trace.metric.transform == "log"  # then it is the same as pgb-log
+        if methods == "auto" and (method == "pgb" and trace.transform == "log"  # then it is the same as pgb-log
                                   or method.startswith("pgb") and not trace.metric.differentiable):
             continue  # named by the user, it says itself why it cannot run
         fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))

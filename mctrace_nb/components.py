@@ -1,7 +1,8 @@
 """Components: the index space of everything that can be intervened on. Pure bookkeeping, knows no model.
 
 A *kind* is one family of units. Kinds of the same layer act from the inside out:
-`head_pattern` -> `head_output` -> `attn_block`, and `mlp_neuron` -> `mlp_output` -> `mlp_block`.
+`head_pattern` -> `head_output` -> `attn_block`, and `mlp_neuron` -> `mlp_output` -> `mlp_block`; last comes `residual`,
+the whole layer's output. Replacing that at every position cuts off all layers below, so it is for single positions.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from mctrace_nb.errors import InputError, one_of
 
 HEAD_KINDS = ("head_pattern", "head_output")
 MLP_KINDS = ("mlp_neuron", "mlp_output")
-BLOCK_KINDS = ("attn_block", "mlp_block")
-KINDS = ("head_pattern", "head_output", "attn_block", "mlp_neuron", "mlp_output", "mlp_block")
+BLOCK_KINDS = ("attn_block", "mlp_block", "residual")
+KINDS = ("head_pattern", "head_output", "attn_block", "mlp_neuron", "mlp_output", "mlp_block", "residual")
 
 _LABEL = {
     "head_pattern": "L{}H{}", "head_output": "L{}H{}", "attn_block": "L{}.attn",
     "mlp_neuron": "L{}.n{}", "mlp_output": "L{}.out{}", "mlp_block": "L{}.mlp",
+    "residual": "L{}.resid",
 }
 
 

@@ -29,6 +29,7 @@ class Effects:
     task: Task
     seed: int
     corruption: str
+    positions: str
     parts: list[int] | None = None  # prompts averaged apart: the cohorts of a gap, the tasks of desiderata
 
     @property
@@ -39,6 +40,9 @@ class Effects:
         raise NotImplementedError
 
     def total_effects(self, scale: str | None = None) -> torch.Tensor:
+        raise NotImplementedError
+
+    def prepare(self) -> None:
         raise NotImplementedError
 
     def estimate(self, values: torch.Tensor) -> Estimate:
@@ -62,6 +66,16 @@ class Effects:
     def scale(self) -> float:
         """|mean total effect| on the log scale, the unit of the "log" transform; 1 where the total effect is zero."""
         return abs(float(self.total_effects(scale="log").mean())) or 1.0
+
+    @property
+    def origin(self) -> dict:
+        """What a selection has to remember of where it was found."""
+        return dict(kinds=self.components.kinds, corruption=self.corruption, positions=self.positions)
+
+    @property
+    def transform(self) -> str:
+        """What the relaxed search minimises when nothing else is asked for: see `metrics.transform_loss`."""
+        return self.metric.transform
 
     # --- causal mediation ---
 

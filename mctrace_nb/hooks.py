@@ -140,6 +140,7 @@ class Session:
                 _ACTIVE[layer.attention] = (self, number)
                 self._hook(layer.attention, number, "attn_block")
                 self._hook(layer.mlp, number, "mlp_output", "mlp_block")
+                self._hook(layer.block, number, "residual")
                 if layer.down is not None:
                     self._handles.append(layer.down.register_forward_pre_hook(self._neurons(number)))
             self._handles.append(model.get_output_embeddings().register_forward_pre_hook(self._keep_reads))

@@ -149,18 +149,12 @@ def relative(effect: torch.Tensor) -> torch.Tensor:
 TRANSFORMS = ("inverse", "log")
 
 
-def transform_loss(effect: torch.Tensor, transform: str, metric: Metric, scale: float) -> torch.Tensor:
+def transform_loss(effect: torch.Tensor, transform: str, scale: float) -> torch.Tensor:
     """Loss per example from effects on the "log" scale, smaller when the effect is larger.
 
     "inverse": the paper's `1/(1 + rho) = exp(-effect)` (its section on the metric transformation), in log space. It is
-        right for ratios only: for other metrics it has a pole at rho = -1, and InputError is raised. It saturates:
-        beyond about 5 nats it and its gradient vanish.
+        right for ratios only: for other metrics it has a pole at rho = -1. It saturates: beyond about 5 nats it and its
+        gradient vanish.
     "log": `-effect / scale` with `scale` the absolute total effect; linear, never saturates, right for every metric.
     """
-    if transform == "inverse":
-        if metric.transform != "inverse":
-            raise InputError(f"transform 'inverse' needs a ratio for each prompt, which {metric.name!r} is not; "
-                             "use transform='log'")
-        return torch.exp(-effect)
-    one_of(transform, TRANSFORMS, "transform")
-    return -effect / scale
+    return torch.exp(-effect) if one_of(transform, TRANSFORMS, "transform") == "inverse" else -effect / scale

@@ -22,9 +22,10 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 class Layer:
     """The modules of one layer that interventions need."""
 
+    block: nn.Module  # the whole layer: its output is the residual stream
     attention: nn.Module
     mlp: nn.Module  # its output is added to the residual stream
-    down: nn.Module  # the MLP's last projection: its input are the neurons
+    down: nn.Module | None  # the MLP's last projection: its input are the neurons
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class LanguageModel:
         """The index space of one kind or several."""
         kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
         units = {"head_pattern": self.heads, "head_output": self.heads, "attn_block": 1,
-                 "mlp_neuron": self.neurons, "mlp_output": self.width, "mlp_block": 1}
+                 "mlp_neuron": self.neurons, "mlp_output": self.width, "mlp_block": 1, "residual": 1}
         return Components(kinds, len(self.layers), units)
 
     def __repr__(self) -> str:
@@ -80,7 +81,7 @@ def _find_layers(model: nn.Module) -> tuple[Layer, ...]:
     for block in stacks[0]:
         mlp = _child(block, ("mlp", "feed_forward", "fc2"))
         down = mlp if mlp is getattr(block, "fc2", None) else _child(mlp, ("c_proj", "down_proj", "dense_4h_to_h", "fc2"))
-        layers.append(Layer(_child(block, ("attn", "self_attn", "attention")), mlp, down))
+        layers.append(Layer(block, _child(block, ("attn", "self_attn", "attention")), mlp, down))
     return tuple(layers)
 
 

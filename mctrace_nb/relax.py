@@ -104,7 +104,10 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
     for what, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{what}={value!r} must be a whole number of at least 1")
-    settings = [replace(s, transform=s.transform or trace.metric.transform) for s in settings]
+    settings = [replace(s, transform=s.transform or trace.transform) for s in settings]
+    if trace.transform == "log" and any(s.transform == "inverse" for s in settings):
+        raise InputError(f"transform 'inverse' needs a ratio for each prompt, which {trace.metric.name!r} of {trace!r} is not; "
+                         "use transform='log'")
     n, device = len(trace), trace.model.device
     dtype = torch.float64 if trace.model.dtype == torch.float64 else torch.float32
 
@@ -130,7 +133,7 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
             m = masks[active]
             effects = trace.effects(m, examples=part, scale="log")  # (R, b)
             signed = effects * sign[active]
-            by_transform = {name: transform_loss(signed, name, trace.metric, trace.scale if name == "log" else 1.0)
+            by_transform = {name: transform_loss(signed, name, trace.scale if name == "log" else 1.0)
                             for name in {s.transform for s in here}}
             fit = torch.stack([by_transform[s.transform][i].mean() for i, s in enumerate(here)])
             finite(fit.detach(), trace)
@@ -224,4 +227,4 @@ def selection_at(trace: Trace, run: Run, epoch: int, budget: int | None, seconds
                      tuple(trace.components.labels[i] for i in run.kept(epoch)), row["effect"], budget,
                      forwards=row["forwards"], backwards=row["backwards"], seconds=seconds,
                      history=run.history[:epoch], trajectory=np.stack(run.trajectory[:epoch + 1]),
-                     settings=asdict(run.settings))
+                     settings=asdict(run.settings), **trace.origin)

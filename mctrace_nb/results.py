@@ -24,6 +24,7 @@ class Selection:
     logarithm). effect_heldout, ci_low, ci_high: mean over the held-out prompts and its 95 % interval. forwards,
     backwards, seconds: what the search had spent when it had this set, smaller budgets of the same front included. band: for the random control, 5th and 95th percentile over the draws.
     history: one dict an epoch; trajectory: the mask after each epoch, `(epochs + 1, N)` (relaxed searches only).
+    kinds, corruption, positions: what was replaced, by what, and where, as in the trace.
     """
 
     method: str
@@ -40,6 +41,9 @@ class Selection:
     history: list = field(default_factory=list, repr=False)
     trajectory: np.ndarray | None = field(default=None, repr=False, compare=False)
     settings: dict = field(default_factory=dict, repr=False)
+    kinds: tuple[str, ...] = ()
+    corruption: str = "counterfactual"
+    positions: str = "all"
 
     @property
     def size(self) -> int:
@@ -49,6 +53,12 @@ class Selection:
         held = "" if self.effect_heldout is None else \
             f", held-out {self.effect_heldout:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
         return f"{self.method}: {{{', '.join(self.components)}}} effect {self.effect:.3f}{held}"
+
+    def apply(self, model, counterfactual=None):
+        """A context in which the model itself runs with these components replaced: see `mctrace_nb.apply.apply`."""
+        from mctrace_nb.apply import apply  # a selection is plain data and knows no model until it is put to work
+
+        return apply(self, model, counterfactual)
 
 
 def _json(path: str | os.PathLike) -> Path:
@@ -115,7 +125,7 @@ class Front:
         path = _json(path)
         try:
             data = json.loads(path.read_text())
-            chosen = [Selection(**{**s, "components": tuple(s["components"]),
+            chosen = [Selection(**{**s, "components": tuple(s["components"]), "kinds": tuple(s.get("kinds", ())),
                                    "band": tuple(s["band"]) if s["band"] else None,
                                    "trajectory": None if s["trajectory"] is None else np.array(s["trajectory"])})
                       for s in data.pop("selections")]

@@ -40,13 +40,14 @@ class _Clock:
     """Work and seconds since the start of a search."""
 
     def __init__(self, trace: Trace):
+        trace.prepare()
         self.trace, self.work, self.start = trace, trace.work.copy(), time.perf_counter()
 
     def selection(self, method: str, chosen: Iterable[int], effect: float, budget: int, **more) -> Selection:
         work = self.trace.work.since(self.work)
         labels = tuple(self.trace.components.labels[i] for i in sorted(chosen))
         return Selection(method, labels, float(effect), budget, forwards=work.forwards, backwards=work.backwards,
-                         seconds=time.perf_counter() - self.start, **more)
+                         seconds=time.perf_counter() - self.start, **self.trace.origin, **more)
 
 
 def exhaustive(trace, budgets, direction, seed, progress) -> Iterator[Selection]:

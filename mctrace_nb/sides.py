@@ -39,13 +39,13 @@ class Work:
 @dataclass
 class Side:
     """One prompt of every pair. noise: (n, longest prompt, width) on its embeddings, or None. prefix: keys and values of
-    everything before the suffix. values: what can be mixed in, `(n, K, T, ...)` for each (kind, layer), None for zero.
-    source: where to record it anew, if it is not kept."""
+    everything before the suffix. values: what can be mixed in, `(n, K, T, ...)` for each (kind, layer), None for zero; made
+    from `source`, the other run, when it is first needed, or every time if it is not to be kept."""
 
     rows: Rows
     noise: torch.Tensor | None
     prefix: list | None
-    values: dict
+    values: dict | None = None
     source: "Side | None" = None
 
 
@@ -89,11 +89,7 @@ class Sides:
                 raise InputError(f"corruption {self.corruption!r} has no counterfactual run; "
                                  "direct effects need corruption='counterfactual' or 'noise'")
             with Session(self.model) as session, torch.no_grad():
-                mine, other = (self._prepare(session, corrupted) for corrupted in (reverse, not reverse))
-                if self.cache == "recompute" and self.corruption not in NEVER_RUN:
-                    mine.source = other
-                else:
-                    mine.values = self._record(session, other)
+                mine, mine.source = (self._prepare(session, corrupted) for corrupted in (reverse, not reverse))
             self._made[reverse] = mine
         return self._made[reverse]
 
@@ -122,7 +118,7 @@ class Sides:
         rows = lay_out(self.examples, "counterfactual" if paired else "base", self.positions, self._corrupted_from(),
                        self.model.device)
         noise = self._noise() if corrupted and self.corruption == "noise" else None
-        return Side(rows, noise, session.prefix(rows, noise, self.batch_rows), {})
+        return Side(rows, noise, session.prefix(rows, noise, self.batch_rows))
 
     def _rows_recorded(self, session: Session, other: Side, examples: torch.Tensor) -> dict:
         """What the other run's components say on some examples, `(b, K, T, ...)` for each (kind, layer)."""
@@ -163,9 +159,15 @@ class Sides:
 
     def values(self, session: Session, side: Side, examples: torch.Tensor | None) -> tuple[dict, torch.Tensor | None]:
         """The values to mix into a run of some examples, and the examples' places in them."""
-        if side.source is None:
-            return side.values, examples
-        numbers = torch.arange(len(self.examples), device=self.model.device) if examples is None else examples
-        needed, where = numbers.unique(return_inverse=True)  # where: the shape of `numbers`
         with torch.no_grad():
+            self.keep(session, side)
+            if side.values is not None:
+                return side.values, examples
+            numbers = torch.arange(len(self.examples), device=self.model.device) if examples is None else examples
+            needed, where = numbers.unique(return_inverse=True)  # where: the shape of `numbers`
             return self._rows_recorded(session, side.source, needed), where
+
+    def keep(self, session: Session, side: Side) -> None:
+        """Records a side's values if they are to be kept and are not there yet."""
+        if side.values is None and (self.cache != "recompute" or self.corruption in NEVER_RUN):
+            side.values, side.source = self._record(session, side.source), None

@@ -128,6 +128,12 @@ class Trace(Effects):
         """The run that is intervened on with the values that are put in, or (reverse) the other way round."""
         return self._sides[reverse != (self.direction == "restore")]
 
+    def prepare(self) -> None:
+        """Records the values to put in now, and not at the first effect that is asked for: searches do not pay for it."""
+        side = self.side()
+        with Session(self.model) as session, torch.no_grad():
+            self._sides.keep(session, side)
+
     # --- running ---
 
     def _weights(self, masks: torch.Tensor) -> dict:

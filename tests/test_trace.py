@@ -28,7 +28,7 @@ def logits_under(trace, mask, reverse=False):
     """All suffix logits of the first row of each prompt, `(n, T, V)`; mask None is the run without intervention."""
     side, everyone = trace.side(reverse), torch.arange(len(trace))
     with Session(trace.model) as session, torch.no_grad():
-        mixture = None if mask is None else Mixture(trace._weights(mask[None]), side.values, side.rows, None)
+        mixture = None if mask is None else Mixture(trace._weights(mask[None]), trace._sides.values(session, side, None)[0], side.rows, None)
         logits, _ = session.run(side.rows, everyone, 1, side.prefix, side.noise, mixture)
     return logits.unflatten(0, side.rows.ids.shape[:2])[:, 0]
 
@@ -245,7 +245,7 @@ def test_one_model_serves_one_call_at_a_time(lm, task):
 
 def test_work_counts_rows(lm, task):
     trace = Trace(lm, task, "head_output")
-    trace.side(), trace.scale
+    trace.prepare(), trace.scale
     before = trace.work.copy()
     trace.effects(torch.rand(3, 4))
     assert trace.work.since(before).forwards == 3 * 5 and trace.work.since(before).backwards == 0
@@ -264,6 +264,7 @@ def test_mean_replaces_by_the_mean_over_positions_and_prompts(lm):
         lm.model(torch.tensor([e.base]))
     handle.remove()
     by_hand = torch.cat(seen).flatten(0, 1).mean(0)
+    trace.effects(torch.zeros(2))  # values are recorded when they are first needed
     torch.testing.assert_close(trace.side().values["mlp_block", 0][0, 0, 0], by_hand, **NEAR)
 
 

@@ -8,16 +8,16 @@ import torch
 from mctrace_nb import plots
 from mctrace_nb.components import KINDS, Components
 from mctrace_nb.errors import InputError
-from mctrace_nb.metrics import METRICS, Said, answer_log_prob, get_metric, transform_loss
+from mctrace_nb.metrics import METRICS, Said, answer_log_prob, gap, get_metric, transform_loss
 from mctrace_nb.results import Front, Selection
 from mctrace_nb.stats import bootstrap, estimate
 
-UNITS = {"head_pattern": 2, "head_output": 2, "attn_block": 1, "mlp_neuron": 4, "mlp_output": 3, "mlp_block": 1}
+UNITS = {"head_pattern": 2, "head_output": 2, "attn_block": 1, "mlp_neuron": 4, "mlp_output": 3, "mlp_block": 1, "residual": 1}
 
 
 def test_labels_and_slices_fit_together():
     c = Components(KINDS, 2, UNITS)
-    assert len(c) == 2 * (2 + 2 + 1 + 4 + 3 + 1) == len(set(c.labels))
+    assert len(c) == 2 * (2 + 2 + 1 + 4 + 3 + 1 + 1) == len(set(c.labels))
     assert c.labels[c.slices["head_pattern", 1]] == ["L1H0.pattern", "L1H1.pattern"]
     assert c.labels[c.slices["mlp_neuron", 0]] == ["L0.n0", "L0.n1", "L0.n2", "L0.n3"]
     assert c.mask(["L1.mlp", 0]).nonzero().flatten().tolist() == [0, c.index("L1.mlp")]
@@ -40,10 +40,9 @@ def test_metrics_by_hand():
 def test_transforms():
     effect = torch.tensor([0.0, 2.0])
     rho = torch.expm1(effect)
-    torch.testing.assert_close(transform_loss(effect, "inverse", get_metric("log_odds"), 1.0), 1 / (1 + rho))
-    assert transform_loss(effect, "log", get_metric("logit_diff"), 4.0).tolist() == [0, -0.5]
-    with pytest.raises(InputError, match="needs a ratio"):
-        transform_loss(effect, "inverse", get_metric("logit_diff"), 1.0)
+    torch.testing.assert_close(transform_loss(effect, "inverse", 1.0), 1 / (1 + rho))
+    assert transform_loss(effect, "log", 4.0).tolist() == [0, -0.5]
+    assert (get_metric("log_odds").transform, get_metric("logit_diff").transform, gap("log_odds").transform) == ("inverse", "log", "log")
 
 
 def test_intervals_cover_about_as_often_as_they_say():

@@ -1,0 +1,132 @@
+"""A selection at work: the model itself runs, speaks and generates with the chosen components replaced."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Iterator, Sequence
+
+import torch
+
+from mctrace_nb.errors import InputError
+from mctrace_nb.hooks import Mixture, Session
+from mctrace_nb.models import LanguageModel
+from mctrace_nb.results import Selection
+
+APPLICABLE = ("counterfactual", "zero")
+
+
+def _token_ids(lm: LanguageModel, prompt: str | Sequence[int]) -> torch.Tensor:
+    """A prompt as `(1, T)` token ids on the model's device."""
+    ids = lm.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
+    if not ids:
+        raise InputError(f"prompt {prompt!r} gives no tokens; write at least one word")
+    return torch.tensor([ids], device=lm.device)
+
+
+@contextmanager
+def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequence[int] | None = None) -> Iterator[LanguageModel]:
+    """Inside the context `lm.model` runs with the selection's components replaced, in every call, `generate` included.
+
+    counterfactual: the prompt (text or token ids) that the values come from, for selections of that corruption. A prompt
+    run inside must have as many tokens, without padding; its components are replaced at the selection's positions, and
+    tokens generated after it are left alone. A selection of corruption "zero" is replaced at every token, generated ones
+    included, and takes any prompt. The model is open to nothing else meanwhile, and afterwards bit for bit what it was.
+
+    Raises InputError for a selection without kinds (it was not made by a search) or with components that the model lacks,
+    for noise and means (they belong to the prompts of a trace), and inside for a prompt that does not fit.
+    """
+    if not selection.kinds:
+        raise InputError(f"{selection.method}: this selection does not say of which kind its components are; make it by a "
+                         "search, or give Selection(kinds=...)")
+    if selection.corruption not in APPLICABLE:
+        raise InputError(f"a selection with corruption {selection.corruption!r} belongs to the prompts of its trace; search with "
+                         f"corruption={' or '.join(map(repr, APPLICABLE))} to apply it to others")
+    if (counterfactual is None) != (selection.corruption == "zero"):
+        raise InputError("give counterfactual=..., the prompt that the values come from" if counterfactual is None else
+                         "corruption 'zero' takes no counterfactual prompt; leave it out")
+    components = lm.components(selection.kinds)
+    mask = components.mask(selection.components).float()
+    weights = {key: mask[where][None].to(lm.device) for key, where in components.slices.items() if mask[where].any()}
+    other = None if counterfactual is None else _token_ids(lm, counterfactual)
+    with Session(lm) as session:
+        values = dict.fromkeys(weights) if other is None else _recorded(session, weights, other)
+
+        def before(_, args, kwargs):
+            ids = kwargs.get("input_ids", args[0] if args else None)
+            if ids is None:
+                raise InputError("inside apply() the model takes input_ids, not embeddings")
+            session._shape = tuple(ids.shape)
+            cache = kwargs.get("past_key_values")
+            first = cache is None or cache.get_seq_length() == 0
+            session.mixture = None
+            if other is None or first:
+                chosen = _chosen(ids, kwargs.get("attention_mask"), other, selection.positions)
+                rows = SimpleNamespace(ids=ids[:, None], chosen=chosen[:, None])  # all that a Mixture asks of its Rows
+                session.mixture = Mixture(weights, values, rows, None)
+
+        handle = lm.model.register_forward_pre_hook(before, with_kwargs=True)
+        try:
+            yield lm
+        finally:
+            handle.remove()
+
+
+def _recorded(session: Session, sites: dict, ids: torch.Tensor) -> dict:
+    """What the components say on one prompt, `(1, 1, T, ...)` for each (kind, layer)."""
+    session.record, session._shape = dict.fromkeys(sites), tuple(ids.shape)
+    with torch.no_grad():
+        session.lm.model(input_ids=ids)
+    found = {site: tuple(x[:, None] for x in value) if isinstance(value, tuple) else value[:, None]
+             for site, value in session.record.items()}
+    session.record = None
+    return found
+
+
+def _chosen(ids: torch.Tensor, attention_mask, other: torch.Tensor | None, positions: str) -> torch.Tensor:
+    """(B, T): where components are replaced in a forward pass over a whole prompt."""
+    if other is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    if ids.shape[1] != other.shape[1]:
+        raise InputError(f"the prompt has {ids.shape[1]} tokens, its counterfactual {other.shape[1]}; values are put where they "
+                         "come from, so give prompts of equal length")
+    if attention_mask is not None and not bool(attention_mask.bool().all()):
+        raise InputError("the prompts inside apply() are padded; run prompts of one length at a time")
+    at = torch.arange(ids.shape[1], device=ids.device)
+    if positions == "last":
+        return (at == ids.shape[1] - 1).expand(ids.shape)
+    if positions == "subject":
+        differ = (ids != other).int()
+        return (differ.cummax(1).values & differ.flip(1).cummax(1).values.flip(1)).bool()
+    return torch.ones_like(ids, dtype=torch.bool)
+
+
+def next_tokens(lm: LanguageModel, prompt: str | Sequence[int], selection: Selection | None = None,
+                counterfactual: str | Sequence[int] | None = None, top: int = 5):
+    """A frame of the most likely next tokens after a prompt: token, id, probability; with a selection applied, if given."""
+    import pandas as pd
+
+    ids = _token_ids(lm, prompt)
+    logits = _with(selection, lm, counterfactual, lambda: lm.model(input_ids=ids).logits[0, -1].float())
+    best = logits.softmax(-1).topk(min(top, len(logits)))
+    return pd.DataFrame([dict(token=lm.tokenizer.decode([i]), id=i, probability=p)
+                         for p, i in zip(best.values.tolist(), best.indices.tolist())])
+
+
+def continuation(lm: LanguageModel, prompt: str | Sequence[int], selection: Selection | None = None,
+                 counterfactual: str | Sequence[int] | None = None, tokens: int = 20) -> str:
+    """What the model writes after a prompt, greedily, up to so many tokens; with a selection applied, if given."""
+    ids = _token_ids(lm, prompt)
+    end = lm.tokenizer.eos_token_id
+    made = _with(selection, lm, counterfactual, lambda: lm.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False,
+        pad_token_id=0 if end is None else end))
+    return lm.tokenizer.decode(made[0, ids.shape[1]:].tolist(), skip_special_tokens=True)
+
+
+def _with(selection: Selection | None, lm: LanguageModel, counterfactual, run):
+    with torch.no_grad():
+        if selection is None:
+            return run()
+        with apply(selection, lm, counterfactual):
+            return run()

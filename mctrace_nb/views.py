@@ -1,0 +1,148 @@
+"""What stands behind a found set: where it acts, whether it is complete, what chance would give, whether it carries over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+import torch
+
+from mctrace_nb.components import BLOCK_KINDS
+from mctrace_nb.effects import Effects
+from mctrace_nb.errors import InputError
+from mctrace_nb.progress import bar
+from mctrace_nb.results import Selection
+from mctrace_nb.tracing import Trace
+
+ROLES = ("earlier tokens", "first subject token", "middle subject tokens", "last subject token",
+         "first token after it", "further tokens", "last token")
+
+
+def roles(example) -> list[str]:
+    """The role of each token of a base prompt, as in the averaged picture of Meng et al. 2022 (their figure 2)."""
+    length = len(example.base)
+    first, last = example.subject or (length - 1, length)
+    found = []
+    for i in range(length):
+        if i == length - 1:
+            found.append("last token")
+        elif i < first:
+            found.append("earlier tokens")
+        elif i < last:
+            found.append("last subject token" if i == last - 1 else "first subject token" if i == first else "middle subject tokens")
+        else:
+            found.append("first token after it" if i == last else "further tokens")
+    return found
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Effects of one layer's block at one position at a time: `effects` (layers, longest prompt, prompts), nan beyond a
+    prompt's end. window: how many neighbouring layers were replaced together."""
+
+    trace: Trace
+    effects: np.ndarray
+    window: int
+
+    def by_role(self):
+        """A frame of mean effects, a row a token role and a column a layer; tokens of a role are averaged in each prompt."""
+        import pandas as pd
+
+        rows = {}
+        for role in ROLES:
+            held = [np.nanmean(self.effects[:, [i for i, r in enumerate(roles(e)) if r == role], n], axis=1)
+                    for n, e in enumerate(self.trace.examples) if role in roles(e)]
+            if held:
+                rows[role] = np.mean(held, axis=0)
+        return pd.DataFrame(rows, index=range(self.effects.shape[0])).T.rename_axis("tokens").rename_axis("layer", axis=1)
+
+    def by_token(self, prompt: int):
+        """A frame of one prompt's effects, a row a token and a column a layer."""
+        import pandas as pd
+
+        e = self.trace.examples[prompt]
+        words = [f"{i} {self.trace.task.text([t])}{'*' * (e.subject is not None and e.subject[0] <= i < e.subject[1])}"
+                 for i, t in enumerate(e.base)]
+        return pd.DataFrame(self.effects[:, :len(words), prompt].T, index=words).rename_axis("tokens").rename_axis("layer", axis=1)
+
+
+def sweep(trace: Trace, window: int = 1, progress: bool = True) -> Sweep:
+    """The effect of one kind of block at every layer and every position of each prompt: the layer x token picture.
+
+    trace: of `residual`, `attn_block` or `mlp_block`, with positions="all". With direction="restore" and corruption="noise"
+    this is causal tracing of Meng et al. 2022 (section 2.1): run with a noised subject, restore one clean state at a time;
+    there `window` is 1 for the residual stream and 10 for attention and MLPs, so many layers around each one together.
+
+    Raises InputError for a trace of other kinds or positions, or a window below 1.
+    """
+    kinds = trace.components.kinds
+    if len(kinds) != 1 or kinds[0] not in BLOCK_KINDS or trace.positions != "all":
+        raise InputError(f"a sweep over layers and positions needs a trace of one of {', '.join(BLOCK_KINDS)} at positions='all', "
+                         f"not {', '.join(kinds)} at {trace.positions!r}")
+    if not isinstance(window, int) or window < 1:
+        raise InputError(f"window={window!r} must be a whole number of layers of at least 1")
+    layers, n = trace.components.layers, len(trace)
+    low = [max(0, layer - window // 2) for layer in range(layers)]
+    masks = torch.zeros(layers, layers)
+    for layer in range(layers):
+        masks[layer, low[layer]:low[layer] + window] = 1
+    lengths = torch.tensor([len(e.base) for e in trace.examples])
+    found = np.full((layers, int(lengths.max()), n), np.nan)
+    for position in bar(range(found.shape[1]), "layers x positions", show=progress):
+        here = (position < lengths).nonzero().flatten()
+        at = torch.full((layers, len(here)), position, device=trace.model.device)
+        found[:, position, here.numpy()] = trace.effects(masks, examples=here, at=at).cpu().numpy()
+    return Sweep(trace, found, window)
+
+
+def random_sets(trace: Effects, size: int, draws: int = 100, seed: int = 0) -> np.ndarray:
+    """Mean effects of `draws` random sets of a size: the control of every claim about a set of that size."""
+    rng, n = np.random.default_rng(seed), len(trace.components)
+    masks = trace.components.masks([rng.choice(n, size, replace=False).tolist() for _ in range(draws)])
+    return torch.cat([trace.effects(part).mean(-1) for part in masks.split(32)]).cpu().numpy()
+
+
+def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int = 0):
+    """A frame of what can be said for a set, on search and held-out prompts: what, prompts, effect, ci_low, ci_high.
+
+    Rows: the set; everything outside it (completeness: what the others still do without it); the total effect; random sets
+    of the same size (mean, and the 5th and 95th percentile over draws in place of an interval), with the share of them that
+    do at least as much as the set in column `beaten_by`.
+    """
+    import pandas as pd
+
+    rows = []
+    for where, t in (("search", trace), *((("held-out", trace.heldout),) if trace.task.heldout else ())):
+        mine = t.indirect_effect(selection.components)
+        rows.append(dict(what="the set", prompts=where, effect=mine.mean, ci_low=mine.low, ci_high=mine.high))
+        outside, total = t.outside_effect(selection.components), t.estimate(t.total_effects())
+        rows.append(dict(what="everything outside it", prompts=where, effect=outside.mean, ci_low=outside.low, ci_high=outside.high))
+        rows.append(dict(what="total effect", prompts=where, effect=total.mean, ci_low=total.low, ci_high=total.high))
+        if 0 < selection.size < len(t.components):
+            chance = random_sets(t, selection.size, draws, seed)
+            low, high = np.percentile(chance, [5, 95])
+            rows.append(dict(what="random sets of its size", prompts=where, effect=chance.mean(), ci_low=low, ci_high=high,
+                             beaten_by=float((np.abs(chance) >= abs(mine.mean)).mean())))
+    return pd.DataFrame(rows)
+
+
+def transfer(selections: Sequence[Selection], traces: Sequence[Trace], draws: int = 100, seed: int = 0):
+    """A frame of every selection's effect on every trace (other tasks, other models), with interval and random control.
+
+    A row each: found (method and set), on (model and task), effect, ci_low, ci_high, share of the total effect, and random_95,
+    what 95 in 100 random sets of that size stay below. Raises InputError where a model lacks one of the components.
+    """
+    import pandas as pd
+
+    rows = []
+    for selection in selections:
+        for trace in traces:
+            if selection.kinds and selection.kinds != trace.components.kinds:
+                raise InputError(f"{selection} is of kind {'+'.join(selection.kinds)}, {trace!r} is not; trace the same kinds")
+            e, total = trace.indirect_effect(selection.components), float(trace.total_effects().mean())
+            chance = random_sets(trace, selection.size, draws, seed) if selection.size else np.zeros(1)
+            rows.append(dict(found=f"{selection.method}: {', '.join(selection.components)}",
+                             on=f"{trace.model.name}, {trace.task.name}", effect=e.mean, ci_low=e.low, ci_high=e.high,
+                             share=e.mean / total if total else float("nan"), random_95=float(np.percentile(chance, 95))))
+    return pd.DataFrame(rows)
