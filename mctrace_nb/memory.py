@@ -24,3 +24,21 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(_MMAP_THRESHOLD, 32 << 20)) and bool(mallopt(_TRIM_THRESHOLD, 1 << 30))
+
+
+def available(device) -> int:
+    """Bytes that can still be taken on a torch device: free GPU memory, or the host's within a container's limit."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            numbers = [int(open(f"/sys/fs/cgroup/{name}").read()) for name in (limit, used)]
+            free = min(free, numbers[0] - numbers[1])
+        except (OSError, ValueError):  # no such limit, or none set ("max")
+            continue
+    return free

@@ -49,6 +49,15 @@ class Side:
     source: "Side | None" = None
 
 
+def corrupted_from(examples: tuple[Example, ...], corruption: str, noise_on: str = "subject") -> list[int]:
+    """For each example the first position at which the base and the corrupted run can differ."""
+    if corruption == "counterfactual":
+        return [e.first_difference for e in examples]
+    if corruption == "noise" and noise_on == "subject":
+        return [chosen_span(e, "base", "subject", i)[0] for i, e in enumerate(examples)]
+    return [0] * len(examples)
+
+
 @dataclass(frozen=True, eq=False)
 class Sides:
     """Prepares the sides of a trace, each once. Raises InputError for prompts or kinds that cannot be traced so."""
@@ -93,15 +102,6 @@ class Sides:
             self._made[reverse] = mine
         return self._made[reverse]
 
-    def _corrupted_from(self) -> list[int]:
-        """For each example the first position at which the base and the corrupted run can differ."""
-        if self.corruption == "counterfactual":
-            return [e.first_difference for e in self.examples]
-        if self.corruption == "noise":
-            positions = "subject" if self.noise_on == "subject" else "all"
-            return [chosen_span(e, "base", positions, i)[0] for i, e in enumerate(self.examples)]
-        return [0] * len(self.examples)
-
     def _noise(self) -> torch.Tensor:
         """Noise on the embeddings of subjects or whole prompts, (n, longest prompt, width); one draw per prompt from the seed."""
         longest = max(len(e.base) for e in self.examples)
@@ -115,7 +115,8 @@ class Sides:
 
     def _prepare(self, session: Session, corrupted: bool) -> Side:
         paired = corrupted and self.corruption == "counterfactual"
-        rows = lay_out(self.examples, "counterfactual" if paired else "base", self.positions, self._corrupted_from(),
+        rows = lay_out(self.examples, "counterfactual" if paired else "base", self.positions,
+                       corrupted_from(self.examples, self.corruption, self.noise_on),
                        self.model.device)
         noise = self._noise() if corrupted and self.corruption == "noise" else None
         return Side(rows, noise, session.prefix(rows, noise, self.batch_rows))
