@@ -95,5 +95,5 @@ def _origin(loader: Loader, data_dir: str | Path | None) -> dict[str, str]:
     copies = [source.copy(file, data_dir) for file in source.files]
     here = ", ".join(sorted({str(copy.parent) for copy in copies if copy}))
     some = "" if all(copies) else f" ({sum(map(bool, copies))} of {len(copies)} files)"
-    return dict(licence=source.licence, source=f"{source.url} at {source.version}", citation=source.citation,
+    return dict(licence=source.licence, source=source.url, citation=source.citation,
                 copy=here + some if here else "not yet downloaded")

@@ -12,7 +12,6 @@ SOURCE = Source(
     extracts={"counterfact.json": "counterfact_100.json"},
     folders=("counterfact",),
     url="https://rome.baulab.info/data/dsets",
-    version="rome",
     licence="MIT",
     citation="Meng, Bau, Andonian, Belinkov: Locating and Editing Factual Associations in GPT, NeurIPS 2022, arXiv 2202.05262",
 )

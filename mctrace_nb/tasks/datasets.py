@@ -69,7 +69,7 @@ class DataSet:
         notes: list[str] = []
         pairs = self.raw(request.variants, request.seed, request.data_dir, notes)
         return build([Record(i, pair) for i, pair in enumerate(pairs)], model, request.spec, request.heldout, request.seed,
-                     f"{self.source.url} ({self.source.version[:7]})", request.n, True, request.aligned, request.chat,
+                     self.source.url, request.n, True, request.aligned, request.chat,
                      self.spaced, notes, fewer=True)
 
 

@@ -14,7 +14,6 @@ SOURCE = Source(
            "greater_than_data.csv": "8a7dd2764bbbda12ddc03795ac62f8f99a61c4a9deedefd61abd7d6b98c4f81d"},
     folders=("minimal_pairs", "ioi", "greater_than"),
     url="https://raw.githubusercontent.com/hannamw/EAP-IG/795f5607b25638935aec89aee3c1cb4bd9ed72f1",
-    version="795f5607b25638935aec89aee3c1cb4bd9ed72f1",
     licence="MIT",
     citation="Hanna, Pezzelle, Belinkov: Have Faith in Faithfulness, COLM 2024, arXiv 2403.17806; tasks of Wang et al., ICLR 2023, "
              "arXiv 2211.00593 (IOI) and Hanna, Liu, Variengien, NeurIPS 2023, arXiv 2305.00586 (greater-than)",

@@ -24,17 +24,16 @@ def _sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """Published files at one place and one version.
+    """Published files at one place.
 
     files: name -> SHA-256, or None where the publisher's bytes are not pinned; then the first download pins them on this
-    machine. folders: names of sub-folders in which copies may lie, the first also in the cache. url: of their folder.
+    machine. folders: names of sub-folders in which copies may lie, the first also in the cache. url: of their folder, at a fixed commit.
     extracts: name of a file -> name under which a part of it may lie in `data_dir`.
     """
 
     files: Mapping[str, str | None]
     folders: tuple[str, ...]
     url: str
-    version: str
     licence: str
     citation: str
     extracts: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +47,7 @@ class Source:
         return next((place for place in (*own, self._cached(file)) if place.is_file()), None)
 
     def _cached(self, file: str) -> Path:
-        return cache_folder() / self.folders[0] / self.version[:7] / file
+        return cache_folder() / self.folders[0] / file
 
     def fetch(self, file: str, data_dir: str | Path | None, notes: list[str]) -> Path:
         """The path of a file, downloaded if there is no copy; what a reader should know about it is added to `notes`.

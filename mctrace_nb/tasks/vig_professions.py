@@ -11,7 +11,6 @@ SOURCE = Source(
     files={"professions.json": "32cc82c7761e7cfb14e37e06dc1aa9f758bc8441f79ca7288996d3fc7c24639a"},
     folders=("vig_professions", "professions"),
     url="https://raw.githubusercontent.com/tolga-b/debiaswe/6bb03ee2a0d7214339e513ca71cd0a99069dc29c/data",
-    version="6bb03ee2a0d7214339e513ca71cd0a99069dc29c",
     licence="MIT",
     citation="Bolukbasi, Chang, Zou, Saligrama, Kalai: Man is to Computer Programmer as Woman is to Homemaker?, NeurIPS 2016, "
              "arXiv 1607.06520; templates of Vig et al., NeurIPS 2020, arXiv 2004.12265",

@@ -23,7 +23,6 @@ SOURCE = Source(
     },
     folders=("winobias",),
     url="https://raw.githubusercontent.com/uclanlp/corefBias/0bce984dd081bbc10b0622f326727a024c607895/WinoBias/wino/data",
-    version="0bce984dd081bbc10b0622f326727a024c607895",
     licence="MIT",
     citation="Zhao, Wang, Yatskar, Ordonez, Chang: Gender Bias in Coreference Resolution, NAACL 2018, arXiv 1804.06876",
 )

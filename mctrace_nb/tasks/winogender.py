@@ -13,7 +13,6 @@ SOURCE = Source(
            "occupations-stats.tsv": "3f7f37c16381a70571356982ea7fe613ac700ad04a6d3b19b9f2be18248df567"},
     folders=("winogender",),
     url="https://raw.githubusercontent.com/rudinger/winogender-schemas/1c7f8b481ad8a234b41e9f76a424d6e856e13f7f/data",
-    version="1c7f8b481ad8a234b41e9f76a424d6e856e13f7f",
     licence="MIT",
     citation="Rudinger, Naradowsky, Leonard, Van Durme: Gender Bias in Coreference Resolution, NAACL 2018, arXiv 1804.09301",
 )
