@@ -31,7 +31,7 @@ __all__ = ["Example", "LOADERS", "Task", "catalogue", "check_spec", "load_task",
 
 
 def _is_file(spec) -> bool:
-    return Path(spec).suffix.lower() in SUFFIXES
+    return Path(str(spec)).suffix.lower() in SUFFIXES
 
 
 def check_spec(spec: str) -> None:

@@ -52,6 +52,8 @@ def from_path(path: Path, columns: Mapping | str | None) -> list[Record]:
         line = error.object[:error.start].count(b"\n") + 1
         raise InputError(f"file {str(path)!r}, line {line}: not UTF-8; save the file in UTF-8") from None
     records = (_csv if path.suffix.lower() == ".csv" else _jsonl)(text, path)
+    if not records:
+        raise InputError(f"file {str(path)!r} holds no prompt pairs; give one a line")
     return _mapped(records, columns, repr(str(path)))
 
 

@@ -79,7 +79,7 @@ class Source:
             raise InputError(f"{file}: the download does not have the SHA-256 {known[:12]}... and was thrown away; try again, "
                              f"{instead}") from None
         except (RequestException, OSError) as error:
-            raise InputError(f"{file} has no copy here and cannot be downloaded ({type(error).__name__}); go online, "
+            raise InputError(f"{file} has no good copy here and cannot be downloaded ({type(error).__name__}); go online, "
                              f"{instead}") from None
         if known is None:
             pin.write_text(_sha256(path) + "\n")

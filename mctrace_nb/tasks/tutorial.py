@@ -33,7 +33,7 @@ class Tutorial:
             raise InputError(f"task {name!r} is made of the tutorial model's words, and {model.name!r} lacks "
                              f"{len(unknown)} of them ({', '.join(unknown[:3])}, ...); use model 'tutorial' or another task")
         encoder = Encoder(model.tokenizer, request.chat, request.aligned)
-        kept_out = int(n * request.heldout)
+        kept_out = max(int(n * request.heldout), request.heldout > 0)
         halves = []
         for count, held_out in ((n - kept_out, False), (kept_out, True)):
             try:

@@ -27,19 +27,22 @@ def _say(values: Values, operation: str) -> tuple[str, str]:
     return f"x = {x}, y = {y}. x {operation} y =", f" {x + y if operation == '+' else x - y}"
 
 
-def _pairs(values: bool, pool: list[Values], rng: Random):
-    """One pair for each combination of values in the pool; counterfactual values are of the same pool."""
+def _pairs(values: bool, pool: list[Values], seed: int):
+    """One pair for each combination of values in the pool; counterfactual values are of the same pool.
+
+    The base prompt depends on the seed and its values alone: it is the same in both tasks.
+    """
     for base in pool:
+        rng = Random(f"{seed}/{base}")
         operation = rng.choice("+-")
-        other, other_operation = base, "-+"["+-".index(operation)]
+        other, other_operation = base, "-" if operation == "+" else "+"
         if values:
             near = [v for v in pool if (v[0] == base[0]) != (v[1] == base[1])]  # exactly one value differs
             if not near:
                 continue
             other, other_operation = rng.choice(near), operation
         (prompt, foil), (counterfactual, target) = _say(base, operation), _say(other, other_operation)
-        if target != foil:
-            yield dict(base=prompt, counterfactual=counterfactual, target=target, foil=foil, group="{},{}".format(*base))
+        yield dict(base=prompt, counterfactual=counterfactual, target=target, foil=foil, group="{},{}".format(*base))
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class VariableBinding:
     """`n` fresh pairs; values: whether a value changes or (False) the operation.
 
     The combinations of values are shared out among the halves before pairs are made, so none is in both, and the two tasks
-    of one seed share them out in the same way. Pairs that the tokenizer does not align are drawn again.
+    of one seed have the same base prompts. Pairs that the tokenizer does not align are passed over.
     """
 
     values: bool
@@ -60,13 +63,13 @@ class VariableBinding:
             raise InputError(f"n={request.n!r}: {request.name} makes fresh pairs; say how many, at least 2")
         encoder = Encoder(model.tokenizer, request.chat, request.aligned)
         pool = Random(f"variable_binding/{request.seed}").sample(ALL, len(ALL))
-        kept_out, cut = int(n * share), int(len(ALL) * share)
+        kept_out, cut = max(int(n * share), share > 0), int(len(ALL) * share)
         halves = [self._draw(pool[cut:], n - kept_out, encoder, request), self._draw(pool[:cut], kept_out, encoder, request)]
         return Task(request.name, *halves, "generated (mctrace_nb/tasks/variable_binding.py)", request.seed, Reader(model.tokenizer))
 
     def _draw(self, pool: list[Values], n: int, encoder: Encoder, request: Request) -> tuple[Example, ...]:
         examples, problem = [], ""
-        for pair in _pairs(self.values, pool, Random(f"{request.name}/{request.seed}")):
+        for pair in _pairs(self.values, pool, request.seed):
             if len(examples) == n:
                 break
             try:

@@ -80,7 +80,7 @@ def _type2(couples, occupation, stereotype):
             continue
         (start, foil), (other_start, target) = ((re.sub(r"[\[\]]", "", m[1]), m[2]) for m in parts)
         named = occupation.findall(start)
-        if len(named) != 2 or target not in PRONOUNS or {foil, target} not in [{m, f} for m, f in FEMALE.items()]:
+        if len(named) != 2 or {foil, target} not in [{m, f} for m, f in FEMALE.items()]:
             continue
         swapped = occupation.sub(lambda m: named[1] if m[0] == named[0] else named[0], start)
         referent = re.search(r"\[(?:[Tt]he |[Aa]n? )?([^\[\]]+)\]", couple[0])[1]
