@@ -111,7 +111,7 @@ def test_files_are_checked(tutorial, tmp_path, name):
 COLUMNS = {
     "ours": ({"bass": "base"}, "did you mean 'base'"),
     "theirs": ({"group": "grop"}, "unknown column of the prompt pairs 'grop'"),
-    "both": ({"base": "foil"}, "have a column 'base', but columns says"),
+    "both": ({"base": "foil"}, "'base' is a column of the prompt pairs, but columns says"),
     "text": ("base", "not understood at 'base'"),
 }
 
@@ -144,6 +144,22 @@ def test_rows_are_checked(tutorial, name):
     pairs, message = ROWS[name]
     with pytest.raises(InputError, match=message):
         Task.from_pairs(pairs, tutorial, n=9)
+
+
+def test_empty_cells_of_a_frame_are_missing_values(tutorial):
+    frame = pd.DataFrame([{**PAIR, "group": "g"}, {**SEVERAL[1], "group": None}]).astype("string")
+    assert [e.group for e in Task.from_pairs(frame, tutorial, heldout=0).search] == ["g", ""]
+    frame.loc[1, "target"] = pd.NA
+    with pytest.raises(InputError, match="prompt 1: target is missing or empty"):
+        Task.from_pairs(frame, tutorial)
+
+
+@pytest.mark.parametrize("options, message", [(dict(n="3"), "n='3'"), (dict(n=-1), "n=-1"), (dict(heldout=1), "heldout=1 must"),
+                                              (dict(heldout="x"), "heldout='x' must")])
+def test_numbers_are_checked(tutorial, options, message):
+    for make in (lambda: Task.from_pairs(SEVERAL, tutorial, **options), lambda: load_task("names", tutorial, **options)):
+        with pytest.raises(InputError, match=message):
+            make()
 
 
 def test_nothing_left_is_an_error(tutorial):

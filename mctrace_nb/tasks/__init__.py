@@ -11,7 +11,7 @@ from mctrace_nb.tasks import counterfact, minimal_pairs, vig_professions, winobi
 from mctrace_nb.tasks.datasets import DataSet, Loader, Request, parse
 from mctrace_nb.tasks.example import Example
 from mctrace_nb.tasks.files import SUFFIXES, from_path
-from mctrace_nb.tasks.task import Task, build
+from mctrace_nb.tasks.task import Task, build, check_numbers
 from mctrace_nb.tasks.tutorial import Tutorial
 from mctrace_nb.tasks.variable_binding import VariableBinding
 
@@ -54,10 +54,7 @@ def load_task(spec: str | Path, model, n: int | None = 64, seed: int = 0, data_d
     Raises InputError for an unknown name or variant, a file that cannot be read or downloaded, rows that cannot be used, or
     a model that does not know the task's words.
     """
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
-        raise InputError(f"n={n!r} is not a number of prompt pairs; give a whole number, or None for all")
-    if not 0 <= heldout < 1:
-        raise InputError(f"heldout={heldout} must lie in [0, 1)")
+    check_numbers(n, heldout)
     if _is_file(spec):
         path = Path(spec).expanduser()
         return build(from_path(path, columns), model, path.stem, heldout, seed, path.name, n, skip_bad_rows, aligned, chat,

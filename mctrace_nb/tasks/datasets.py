@@ -11,7 +11,7 @@ from mctrace_nb.tasks.files import Record
 from mctrace_nb.tasks.sources import Source
 from mctrace_nb.tasks.task import Task, build
 
-Read = Callable[..., Path]  # of one of the data set's files: the path of the copy to read
+Read = Callable[[str], Path]  # the name of one of the data set's files -> the path of the copy to read
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ class DataSet:
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"a file of {self.source.folders[0]} is not in the published format ({type(error).__name__}: {error}); "
-                             f"compare your copy with {self.source.url}") from None
+            raise InputError(f"a file of {self.source.folders[0]} is not in the published format ({type(error).__name__}: "
+                             f"{error}); compare your copy with {self.source.url}") from None
 
     def load(self, request: Request, model) -> Task:
         """Pairs that the tokenizer does not align are left out and counted in the notes."""
         notes: list[str] = []
         pairs = self.raw(request.variants, request.seed, request.data_dir, notes)
-        return build([Record(i, pair) for i, pair in enumerate(pairs)], model, request.spec, request.heldout, request.seed,
-                     self.source.url, request.n, True, request.aligned, request.chat,
-                     self.spaced, notes, fewer=True)
+        records = [Record(i, pair) for i, pair in enumerate(pairs)]
+        return build(records, model, request.spec, request.heldout, request.seed, self.source.url, request.n, True,
+                     request.aligned, request.chat, self.spaced, notes, fewer=True)
 
 
 def parse(spec: str, loaders) -> tuple[str, tuple[str, ...]]:
@@ -89,7 +89,8 @@ def parse(spec: str, loaders) -> tuple[str, tuple[str, ...]]:
         one_of(word, [w for options in sets for w in options if w], f"variant of {name}")
         place = next(i for i, options in enumerate(sets) if word in options)
         if place in named:
-            raise InputError(f"{spec!r} asks for {chosen[place]!r} and {word!r}; choose one of {', '.join(filter(None, sets[place]))}")
+            raise InputError(f"{spec!r} asks for {chosen[place]!r} and {word!r}; choose one of "
+                             f"{', '.join(filter(None, sets[place]))}")
         named.add(place)
         chosen[place] = word
     return name, tuple(chosen)

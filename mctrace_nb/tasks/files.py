@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Iterable, Mapping
@@ -30,7 +30,7 @@ class Record:
 def from_rows(pairs: Iterable[Mapping], columns: Mapping | str | None) -> list[Record]:
     """Records of a list of mappings or of a pandas frame, numbered from 0. Raises InputError for unknown columns."""
     if hasattr(pairs, "to_dict"):
-        pairs = pairs.to_dict("records")
+        pairs = pairs.astype(object).where(pairs.notna(), None).to_dict("records")  # every kind of empty cell is None
     pairs = list(pairs)
     odd = next((i for i, pair in enumerate(pairs) if not isinstance(pair, Mapping)), None)
     if odd is not None:
@@ -118,11 +118,11 @@ def _mapped(records: list[Record], columns: Mapping | str | None, where: str) ->
     ours = {theirs: name for name, theirs in columns.items()}
     for name in there:
         if name in columns and name not in ours:
-            raise InputError(f"{where} have a column {name!r}, but columns says that the {name} is in {columns[name]!r}; remove "
-                             "one of the two")
+            raise InputError(f"{name!r} is a column of {where}, but columns says that the {name} is in {columns[name]!r}; "
+                             "remove one of the two")
         if name not in COLUMNS and name not in ours:
             free = [c for c in COLUMNS if c not in there and c not in columns]
             near = (get_close_matches(name.lower(), free, 1) or free or COLUMNS)[0]
-            raise InputError(f"unknown column {name!r} in {where} (known: {', '.join(COLUMNS)}); remove it, or if it holds the "
-                             f"{near}, say columns={{{near!r}: {name!r}}} (--columns {near}={name})")
-    return [Record(r.number, {ours.get(str(k), str(k)): v for k, v in r.fields.items()}, r.unit, r.problem) for r in records]
+            raise InputError(f"unknown column {name!r} in {where} (known: {', '.join(COLUMNS)}); remove it, or if it holds "
+                             f"the {near}, say columns={{{near!r}: {name!r}}} (--columns {near}={name})")
+    return [replace(r, fields={ours.get(str(key), str(key)): value for key, value in r.fields.items()}) for r in records]

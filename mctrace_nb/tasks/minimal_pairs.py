@@ -15,8 +15,8 @@ SOURCE = Source(
     folders=("minimal_pairs", "ioi", "greater_than"),
     url="https://raw.githubusercontent.com/hannamw/EAP-IG/795f5607b25638935aec89aee3c1cb4bd9ed72f1",
     licence="MIT",
-    citation="Hanna, Pezzelle, Belinkov: Have Faith in Faithfulness, COLM 2024, arXiv 2403.17806; tasks of Wang et al., ICLR 2023, "
-             "arXiv 2211.00593 (IOI) and Hanna, Liu, Variengien, NeurIPS 2023, arXiv 2305.00586 (greater-than)",
+    citation="Hanna, Pezzelle, Belinkov: Have Faith in Faithfulness, COLM 2024, arXiv 2403.17806; tasks of Wang et al., "
+             "ICLR 2023, arXiv 2211.00593 (IOI) and Hanna, Liu, Variengien, NeurIPS 2023, arXiv 2305.00586 (greater-than)",
 )
 
 
@@ -34,7 +34,8 @@ def ioi_pairs(read: Read, variants: tuple[str, ...] = (), seed: int = 0) -> list
     found = []
     for row in _rows(read, "ioi_llama.csv"):
         # Every sentence begins with a capitalised word that is no name.
-        (one, two, giver), (*_, other_giver) = (re.findall(r"\b[A-Z]\w*", row[side])[1:] for side in ("clean", "corrupted_hard"))
+        clean, hard = (re.findall(r"\b[A-Z]\w*", row[side])[1:] for side in ("clean", "corrupted_hard"))
+        (one, two, giver), (*_, other_giver) = clean, hard
         receiver = {one: two, two: one}
         found.append(dict(base=row["clean"], counterfactual=row["corrupted_hard"], foil=f" {receiver[giver]}",
                           target=f" {receiver[other_giver]}", group="/".join(sorted((one, two)))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping
@@ -27,8 +28,8 @@ class Source:
     """Published files at one place.
 
     files: name -> SHA-256, or None where the publisher's bytes are not pinned; then the first download pins them on this
-    machine. folders: names of sub-folders in which copies may lie, the first also in the cache. url: of their folder, at a fixed commit.
-    extracts: name of a file -> name under which a part of it may lie in `data_dir`.
+    machine. folders: names of sub-folders in which copies may lie, the first also in the cache. url: of their folder, at a
+    fixed commit where there is one. extracts: name of a file -> name under which a part of it may lie in `data_dir`.
     """
 
     files: Mapping[str, str | None]
@@ -40,10 +41,10 @@ class Source:
 
     def copy(self, file: str, data_dir: str | Path | None = None) -> Path | None:
         """The copy of a file that would be read: in `data_dir` or one of its sub-folders, else in the cache."""
-        if data_dir is not None and not Path(data_dir).is_dir():
+        if data_dir and not Path(data_dir).is_dir():
             raise InputError(f"data_dir={str(data_dir)!r} is not a folder; give the folder that holds {file}")
         names = (file, self.extracts[file]) if file in self.extracts else (file,)
-        own = [Path(data_dir) / folder / name for name in names for folder in ("", *self.folders)] if data_dir is not None else []
+        own = [Path(data_dir) / folder / name for name in names for folder in ("", *self.folders)] if data_dir else []
         return next((place for place in (*own, self._cached(file)) if place.is_file()), None)
 
     def _cached(self, file: str) -> Path:
@@ -85,4 +86,5 @@ class Source:
             pin.write_text(_sha256(path) + "\n")
             notes.append(f"{file} downloaded from {url}; its SHA-256 is not published, so {_sha256(path)} was written to "
                          f"{pin.name} beside it and is verified from now on")
+            warnings.warn(notes[-1])
         return path

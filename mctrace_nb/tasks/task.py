@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from random import Random
 from typing import Iterable, Mapping
@@ -86,13 +87,18 @@ class Task:
                      skip_bad_rows, aligned, chat)
 
 
+def check_numbers(n, heldout) -> None:
+    """Raises InputError unless `n` is a number of pairs (None: all) and `heldout` a share."""
+    if n is not None and (isinstance(n, bool) or not isinstance(n, Integral) or n < 0):
+        raise InputError(f"n={n!r} is not a number of prompt pairs; give a whole number, or None for all")
+    if not isinstance(heldout, Real) or not 0 <= heldout < 1:
+        raise InputError(f"heldout={heldout!r} must lie in [0, 1)")
+
+
 def build(records: list[Record], model, name: str, heldout: float, seed: int, source: str, n: int | None, skip: bool,
           aligned: bool, chat: bool, spaced: bool = True, notes: Iterable[str] = (), fewer: bool = False) -> Task:
     """Checks, draws and splits: every task from pairs is made here. fewer: if there are less than n, all are taken."""
-    if not 0 <= heldout < 1:
-        raise InputError(f"heldout={heldout} must lie in [0, 1)")
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
-        raise InputError(f"n={n!r} is not a number of prompt pairs; give a whole number, or None for all")
+    check_numbers(n, heldout)
     if not records:
         raise InputError("no prompt pairs given; give a list of {base, counterfactual, target, foil}")
     notes = list(notes)

@@ -65,7 +65,8 @@ class VariableBinding:
         pool = Random(f"variable_binding/{request.seed}").sample(ALL, len(ALL))
         kept_out, cut = max(int(n * share), share > 0), int(len(ALL) * share)
         halves = [self._draw(pool[cut:], n - kept_out, encoder, request), self._draw(pool[:cut], kept_out, encoder, request)]
-        return Task(request.name, *halves, "generated (mctrace_nb/tasks/variable_binding.py)", request.seed, Reader(model.tokenizer))
+        source = "generated (mctrace_nb/tasks/variable_binding.py)"
+        return Task(request.name, *halves, source, request.seed, Reader(model.tokenizer))
 
     def _draw(self, pool: list[Values], n: int, encoder: Encoder, request: Request) -> tuple[Example, ...]:
         examples, problem = [], ""
@@ -77,5 +78,6 @@ class VariableBinding:
             except InputError as error:
                 problem = f"; for example {error}"
         if len(examples) < n:
-            raise InputError(f"{request.name}: {n} pairs asked for in one half, {len(examples)} can be made; ask for fewer{problem}")
+            raise InputError(f"{request.name}: {n} pairs asked for in one half, {len(examples)} can be made; ask for fewer"
+                             + problem)
         return tuple(examples)

@@ -42,7 +42,8 @@ def pairs(read: Read, variants: tuple[str, ...], seed: int = 0) -> list[dict]:
     longest_first = sorted(stereotype, key=len, reverse=True)
     occupation = re.compile(rf"\b({'|'.join(map(re.escape, longest_first))})\b")
     couples = zip(lines[::2], lines[1::2])
-    found = _type2(couples, occupation, stereotype) if kind == "type2" else _type1(couples, occupation, stereotype, bool(published))
+    found = (_type2(couples, occupation, stereotype) if kind == "type2"
+             else _type1(couples, occupation, stereotype, bool(published)))
     return [{**pair, "group": "/".join(sorted(occupation.findall(pair["base"])))} for pair in found]
 
 

@@ -20,7 +20,7 @@ PRONOUNS = {"NOM": ("she", "he"), "POSS": ("her", "his"), "ACC": ("her", "him")}
 
 
 def pairs(read: Read, variants: tuple[str, ...], seed: int = 0) -> list[dict]:
-    """The occupations whose two sentences agree up to the pronoun (Vig et al. 2020, arXiv 2004.12265), in the order of the file.
+    """The occupations whose two sentences agree up to the pronoun (Vig et al. 2020, arXiv 2004.12265), in the file's order.
 
     The answers are the two continuations. The occupation's belongs to the pronoun of the gender that holds the majority
     in it by the statistics of the variant ("bls": US labour bureau, "bergsma": text corpus), the participant's to the
@@ -48,7 +48,8 @@ def pairs(read: Read, variants: tuple[str, ...], seed: int = 0) -> list[dict]:
 
 def _parts(row: dict) -> tuple[str, str, str]:
     """Start, form of the pronoun, and rest of a template with its words filled in."""
-    sentence = row["sentence"].replace("$OCCUPATION", row["occupation(0)"]).replace("$PARTICIPANT", row["other-participant(1)"])
+    sentence = row["sentence"].replace("$OCCUPATION", row["occupation(0)"])
+    sentence = sentence.replace("$PARTICIPANT", row["other-participant(1)"])
     return re.match(r"(.*?)\$(NOM|POSS|ACC)_PRONOUN(.*)", sentence).groups()
 
 
