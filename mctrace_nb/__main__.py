@@ -71,9 +71,29 @@ def _notebooks(argv: list[str]) -> int:
     return 0 if done else 2
 
 
+def _tasks(argv: list[str]) -> int:
+    from mctrace_nb.errors import InputError
+    from mctrace_nb.tasks import catalogue
+
+    parser = _OneLine(prog="mctrace_nb tasks", description="List every task: where it comes from and where its copy is.")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="a folder with copies of published data")
+    try:
+        listed = catalogue(parser.parse_args(argv).data_dir)
+    except InputError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    for entry in listed:
+        print(entry.pop("name"))
+        for what, said in entry.items():
+            if said:
+                print(f"  {what:9}{said}")
+    return 0
+
+
 COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
             "bench": (_bench, "measure speed and quality, write bench.json"),
             "notebooks": (_notebooks, "execute all notebooks and save their outputs"),
+            "tasks": (_tasks, "list every task, its source and licence"),
             "tutorial": (_tutorial, "train the tutorial model anew")}
 
 

@@ -142,7 +142,8 @@ PAIRS = {
     "capital": ([dict(base="The nurse said that", counterfactual="the man said that", target="he", foil="she")], "did you mean 'the'"),
     "same prompts": ([dict(base="the man said that", counterfactual="the man said that", target="he", foil="she")], "are the same"),
     "one pair": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she")], "one pair cannot be split"),
-    "one group": ([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she", group=0)] * 2,
+    "one group": ([dict(base=f"the {who} said that", counterfactual="the man said that", target="he", foil="she", group=0)
+                   for who in ("nurse", "dancer")],
                   "2 pairs of one group .or all the same. cannot be split"),
     "empty answer": ([dict(base="the nurse said that", counterfactual="the man said that", target=" ", foil="he")], "gives no tokens"),
 }
@@ -170,7 +171,7 @@ def test_groups_are_never_divided(tutorial):
     assert {e.group for e in task.search} != {e.group for e in task.heldout} and len(task.search) == 6
     loose = Task.from_pairs([{**p, "group": float("nan")} for p in several], tutorial, heldout=0.9)
     assert len(loose.search) == 1 and len(loose.heldout) == 11
-    doubled = Task.from_pairs(several * 2, tutorial)  # equal pairs stay together
+    doubled = Task.from_pairs(several + [{**p, "target": "that"} for p in several], tutorial)  # equal prompts stay together
     assert not {e.base for e in doubled.search} & {e.base for e in doubled.heldout}
 
 
@@ -179,7 +180,7 @@ def test_errors_name_the_users_own_pair(tutorial):
     subjects = "nurse secretary dancer librarian teacher tailor cleaner".split()
     pairs = [{**pair, "base": f"the {who} said that"} for who in subjects] + [{**pair, "counterfactual": "yesterday the man said that"}]
     for seed in range(4):
-        task = Task.from_pairs(pairs, tutorial, seed=seed)
+        task = Task.from_pairs(pairs, tutorial, seed=seed, aligned=False)
         with pytest.raises(InputError, match="prompt 7: base has 5 tokens, counterfactual 6"):
             Trace(tutorial, task, "head_output"), Trace(tutorial, task, "head_output", split="heldout")
 

@@ -1,7 +1,6 @@
 """Equal to the paper's own code: effects, gradients and optimiser steps on a small random GPT-2, in float64."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -10,7 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mctrace_nb.models import wrap_model
 from mctrace_nb.relax import relax, settings_grid
-from mctrace_nb.tasks import Example, Task
+from mctrace_nb.tasks import Example, Task, raw_pairs
+from mctrace_nb.tasks.encode import Encoder
+from mctrace_nb.tasks.vig_professions import sentences
 from mctrace_nb.tracing import Trace
 
 SINGLE = 257
@@ -109,34 +110,15 @@ def test_gradient_at_one_half(which, request):
 # --- five optimiser steps: they need the pairs that follow the 64 of the golden file, in the published order -------
 
 def winobias_dev(tokenizer):
-    """The published pairing: consecutive type-1 sentences that agree up to the pronoun, without further pronouns."""
-    pronouns = {"he", "she", "his", "her", "him", "hers", "himself", "herself"}
-    lines = [re.sub(r"^\d+ ", "", line).strip() for line in
-             asset("winobias/pro_stereotyped_type1.txt.dev").read_text().splitlines() if line.strip()]
-    examples = []
-    for pair in zip(lines[::2], lines[1::2]):
-        found = [re.match(r"(.*) \[(he|she|his|her)\](.*)", s) for s in pair]
-        if not all(found):
-            continue
-        (start, one, rest), (other_start, two, other_rest) = (
-            [re.sub(r"[\[\]]", "", part) for part in m.groups()] for m in found)
-        said = {one: rest, two: other_rest}
-        words = {w.strip(".,").lower() for w in (rest + other_rest).split()}
-        if start != other_start or set(said) not in ({"he", "she"}, {"his", "her"}) or words & pronouns:
-            continue
-        male, female = (said[a] if a in said else said[b] for a, b in (("he", "his"), ("she", "her")))
-        # The published code says "she" and "he" even where the sentence had "her" and "his".
-        texts = f"{start} she", f"{start} he", male, female
-        examples.append(Example(*(tuple(tokenizer(text)["input_ids"]) for text in texts)))
-    return examples
+    encoder = Encoder(tokenizer)
+    return [encoder.example(pair) for pair in raw_pairs("winobias:published", asset("winobias"))]
 
 
 def professions(tokenizer):
-    words = [row[0] for row in json.loads(asset("professions/professions_male_stereo.json").read_text())]
-    words = [w for w in words if len(tokenizer(" " + w)["input_ids"]) == 1 and "_" not in w]
-    he, she = (tuple(tokenizer(word)["input_ids"]) for word in (" he", " she"))
-    return [Example(*(tuple(tokenizer(f"The {w} {verb} that")["input_ids"]) for w in (word, "woman")), she, he)
-            for verb in ("said", "yelled") for word in words][:160]
+    rows = json.loads(asset("professions/professions_male_stereo.json").read_text())
+    words = [row for row in rows if len(tokenizer(" " + row[0])["input_ids"]) == 1]
+    encoder = Encoder(tokenizer)
+    return [encoder.example(pair) for pair in sentences(words, ("said that", "yelled that"))][:160]
 
 
 def steps(lm, examples, kind, lr):
