@@ -20,11 +20,14 @@ __version__ = "0.1.0"
 _WHERE = {
     "load_model": "models", "wrap_model": "models", "LanguageModel": "models",
     "Task": "tasks", "Example": "tasks", "load_task": "tasks",
+    "Desiderata": "desiderata", "known": "tracing", "estimate": "cost", "Cost": "cost",
+    "sweep": "views", "evidence": "views", "transfer": "views", "speech": "views",
+    "next_tokens": "apply", "continuation": "apply",
     "Components": "components", "Trace": "tracing", "Metric": "metrics",
     "Selection": "results", "Front": "results", "InputError": "errors",
     "search": "search", "pgb": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("grammar", "plots", "report", "run", "stats")
+_ROOMS = ("grammar", "metrics", "plots", "report", "run", "stats")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Iterable, Sequence
 
 import pandas as pd
@@ -11,7 +12,8 @@ import pandas as pd
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.results import Front, Selection
 from mctrace_nb.search import METHODS, check_budgets, search
-from mctrace_nb.tracing import Trace
+from mctrace_nb.effects import Effects
+from mctrace_nb.views import evidence
 
 AUTO = ("exhaustive", "greedy", "top-k", "pgb", "pgb-log", "random")
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
@@ -37,7 +39,7 @@ def _interval(low: float, high: float) -> str:
 class Comparison:
     """Fronts of several methods on one trace; `budget` is the one reported on."""
 
-    trace: Trace
+    trace: Effects
     fronts: tuple[Front, ...]
     budget: int
 
@@ -58,6 +60,11 @@ class Comparison:
     def best(self) -> Selection:
         """The exact optimum if it is known, else the best selection at the reported budget on the search prompts."""
         return self.exact or max(self.selections, key=lambda s: self.fronts[0].score(s.effect))
+
+    @cached_property
+    def evidence(self) -> pd.DataFrame:
+        """What stands behind the best selection: see `views.evidence`."""
+        return evidence(self.trace, self.best, seed=self.trace.seed)
 
     def share(self, effect: float) -> str:
         """An effect as a share of the best one, "" where a share would mean nothing (a side that is not positive)."""
@@ -82,7 +89,7 @@ class Comparison:
         """A paragraph on what was found, every number from the runs themselves."""
         trace, best, unit = self.trace, self.best, self.trace.metric.unit
         total = trace.total_effect()
-        warned = [] if total.mean > 0 or trace.corruption != "counterfactual" else [
+        warned = [] if not trace.swapped(total) else [
             "Beware: the total effect is not positive, so target and foil may be swapped, and what follows would mean little."]
         said = [f"On {len(trace)} search prompts of {trace.task.name} the whole counterfactual moves the behaviour by "
                 f"{total.mean:.2f} {unit}{_interval(total.low, total.high)}." if trace.corruption == "counterfactual"
@@ -90,13 +97,19 @@ class Comparison:
                      f"{trace.corruption!r} is {total.mean:.2f} {unit}{_interval(total.low, total.high)}."]
         which = "The exact best set" if self.exact else f"Not all sets were tried; the best found (by {best.method})"
         said.append(f"{which} of {best.size} component{'s' * (best.size != 1)} is {', '.join(best.components) or 'none'}, with an effect of {best.effect:.2f} {unit}"
-                    + (f", {best.effect / total.mean:.0%} of the total effect." if best.effect * total.mean > 0 else "."))
+                    + (f" ({trace.describe(best.components)})." if trace.describe(best.components)
+                       else f", {best.effect / total.mean:.0%} of the total effect." if best.effect * total.mean > 0 else "."))
         if best.effect_heldout is not None:
-            control = next((s for s in self.selections if s.method == "random"), None)
             said.append(f"On {len(trace.heldout)} held-out prompts the same set moves it by {best.effect_heldout:.2f}"
-                        f"{_interval(best.ci_low, best.ci_high)}"
-                        + (f"; nine in ten random sets of that size lie between {control.band[0]:.2f} and {control.band[1]:.2f} "
-                           "on the search prompts." if control is not None and control.band else "."))
+                        f"{_interval(best.ci_low, best.ci_high)}.")
+        behind = self.evidence[self.evidence["prompts"] == self.evidence["prompts"].iloc[-1]].set_index("what")
+        chance = behind.loc["random sets of its size"] if "random sets of its size" in behind.index else None
+        if chance is not None:
+            said.append(f"Of random sets of that size nine in ten lie there between {chance['ci_low']:.2f} and "
+                        f"{chance['ci_high']:.2f}, and {chance['beaten_by']:.0%} do at least as much.")
+        if not best.size == len(trace.components):
+            said.append(f"Everything outside the set, replaced without it, moves it by {behind.loc['everything outside it', 'effect']:.2f}: "
+                        "the nearer to nothing, the more complete the set.")
         for s in self.selections:
             if s.method in ("exhaustive", "random") or (not self.exact and s is best):
                 continue
@@ -121,7 +134,7 @@ class Comparison:
         return " ".join(warned + said)
 
 
-def compare(trace: Trace, methods: str | Sequence[str] = "auto", budget: int = 4, budgets: Iterable[int] | None = None,
+def compare(trace: Effects, methods: str | Sequence[str] = "auto", budget: int = 4, budgets: Iterable[int] | None = None,
             direction: str = "max", seed: int = 0, progress: bool = True, **pgb_options) -> Comparison:
     """Runs several methods at the same budgets and collects their fronts.
 

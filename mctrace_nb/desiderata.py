@@ -121,6 +121,10 @@ class Desiderata(Effects):
     def swapped(self, total) -> bool:
         return False  # kept behaviours count against the total, which may well be negative
 
+    def describe(self, chosen) -> str:
+        return "; ".join(f"{row.task}, to {row.wish}: {row.effect:.2f} of {row.total_effect:.2f} {self.metric.unit}"
+                         for row in self.table(chosen).itertuples())
+
     def table(self, chosen):
         """A frame of what a set does to each behaviour: task, wish, weight, effect, its interval, and the total effect."""
         import pandas as pd

@@ -67,6 +67,10 @@ class Effects:
         """|mean total effect| on the log scale, the unit of the "log" transform; 1 where the total effect is zero."""
         return abs(float(self.total_effects(scale="log").mean())) or 1.0
 
+    def describe(self, chosen) -> str:
+        """What a set does to each behaviour, in words, where there are several; else nothing."""
+        return ""
+
     @property
     def origin(self) -> dict:
         """What a selection has to remember of where it was found."""

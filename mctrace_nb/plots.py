@@ -162,6 +162,39 @@ def interactions(frame, unit: str = "nats") -> Figure:
                           f"redundancy {' with '.join(low['components'])} ({low['interaction']:+.2f}).")
 
 
+def per_prompt(halves: dict[str, np.ndarray], unit: str = "nats") -> Figure:
+    """The effect on each single prompt, from the smallest to the largest: a mean can hide prompts that do not move at all.
+
+    halves: effects `(n,)` by name, such as {"search prompts": ..., "held-out prompts": ...}.
+    """
+    canvas, (axis,) = _canvas(6.5, 3)
+    for (name, values), (colour, marker) in zip(halves.items(), (("#0072B2", "o"), ("#D55E00", "D"))):
+        axis.plot((np.arange(len(values)) + 0.5) / len(values), np.sort(values), color=colour, marker=marker, ms=4, lw=1, label=name)
+        axis.axhline(values.mean(), color=colour, lw=1, ls=":")
+    axis.axhline(0, color=INK, lw=0.8)
+    axis.set(xlabel="share of the prompts", ylabel=f"effect on a prompt ({unit})", xlim=(0, 1))
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    words = "; ".join(f"{name}: median {np.median(v):.2f}, from {v.min():.2f} to {v.max():.2f}, {np.mean(v <= 0):.0%} not above 0"
+                      for name, v in halves.items())
+    return Figure(canvas, f"Effect on each prompt, sorted, with the means as dotted lines. {words}.")
+
+
+def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
+    """The layer x token picture from `views.Sweep.by_role()` or `.by_token(i)`: rows tokens, columns layers."""
+    canvas, (axis,) = _canvas(max(4.5, 0.32 * frame.shape[1] + 3.2), 0.32 * len(frame) + 1.2)
+    limit = np.nanmax(np.abs(frame.to_numpy())) or 1.0
+    sns.heatmap(frame, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
+                annot=frame.shape[1] <= 8, fmt=".1f", annot_kws={"fontsize": 7}, linewidths=0.5,
+                cbar_kws={"label": f"{what} ({unit})", "shrink": 0.8})
+    axis.tick_params(labelsize=8)
+    axis.tick_params(axis="y", labelrotation=0)
+    axis.set(xlabel="layer", ylabel="")
+    axis.grid(False)
+    best = frame.stack().idxmax()
+    return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest is {frame.stack().max():.2f} "
+                          f"{unit} at {best[0]!r}, layer {best[1]}.")
+
+
 def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) -> Figure:
     """The relaxed mask after each epoch, a line a component, with the penalties' growth under it."""
     path = np.asarray(selection.trajectory)  # (epochs + 1, N)

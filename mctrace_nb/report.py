@@ -13,10 +13,16 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from mctrace_nb import plots
 from mctrace_nb.compare import Comparison
+from mctrace_nb.tracing import Trace
+from mctrace_nb.views import speech, sweep
 
 PACKAGES = ("mctrace_nb", "torch", "transformers", "numpy", "pandas", "papermill")
 MOST_PAIRS = 16  # the interaction map covers all pairs up to so many components, else those of the selections
 SIGN_RULE = "effect = value(with the set replaced) - value(base); target is the answer the counterfactual prompt favours"
+
+
+VALUES_FROM = {"counterfactual": "the counterfactual prompt", "noise": "the same prompt with noise on its tokens",
+               "zero": "nowhere (they are set to zero)", "mean": "the mean over all base prompts"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,22 @@ def pool_for_interactions(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(chosen))[:MOST_PAIRS]
 
 
-def sections(comparison: Comparison) -> list[Section]:
-    """The figures of a report, in reading order."""
+def per_prompt(comparison: Comparison) -> plots.Figure:
+    """The best selection's effect on each prompt of both halves."""
+    trace, chosen = comparison.trace, comparison.best.components
+    halves = {"search prompts": trace, **({"held-out prompts": trace.heldout} if trace.task.heldout else {})}
+    return plots.per_prompt({name: t.effects(list(chosen)).cpu().numpy() for name, t in halves.items()}, trace.metric.unit)
+
+
+def position_map(trace, kind: str) -> plots.Figure:
+    """The layer x token picture of one kind of block, averaged over prompts; of desiderata, for the first behaviour."""
+    one = trace if isinstance(trace, Trace) else trace.traces[0]
+    found = sweep(one.again(components=kind, positions="all"))
+    return plots.layer_by_token(found.by_role(), "effect of " + kind.replace("_", " "), trace.metric.unit)
+
+
+def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
+    """The figures of a report, in reading order. positions_of: the kind of block for the layer x token picture, if any."""
     trace, unit = comparison.trace, comparison.trace.metric.unit
     made = [
         Section("front", "How far each method gets",
@@ -64,6 +84,9 @@ def sections(comparison: Comparison) -> list[Section]:
                 plots.selection_map(comparison.selections, trace.components.labels),
                 "A filled square is a chosen component (L0H2 is head 2 of layer 0, both counted from zero); the number is "
                 "the joint effect. For random sets the median draw is shown."),
+        Section("prompts", "On each prompt", per_prompt(comparison),
+                "The best set's effect on every single prompt. A line that stays near zero for long, or below it, means that the "
+                "mean speaks for some prompts only."),
         Section("singles", "Each component alone",
                 plots.singles(trace.single_effects(), unit),
                 "What top-k sees: the effect of one replacement at a time, with 95 % intervals over prompts. Bars need "
@@ -75,6 +98,10 @@ def sections(comparison: Comparison) -> list[Section]:
                             plots.interactions(trace.interactions(2, pool), unit),
                             "Joint effect of a pair minus the sum of its two single effects. Positive (blue): the pair does "
                             "more together. Negative (orange): each does what the other does already."))
+    if positions_of:
+        made.append(Section("positions", "Where: layer by layer, token by token", position_map(trace, positions_of),
+                            f"The effect of one layer's {positions_of.replace('_', ' ')} at one token at a time, averaged over the "
+                            "prompts and over the tokens of one role."))
     for method in ("pgb", "pgb-log"):
         front = comparison.front(method)
         course = next((s for s in front.selections if s.budget == comparison.budget), None) if front else None
@@ -97,12 +124,22 @@ def result(comparison: Comparison, parameters: dict) -> dict:
         seed=parameters.get("seed"), kinds=list(trace.components.kinds), components=len(trace.components),
         split={"search": len(trace.task.search), "heldout": len(trace.task.heldout)}, sign_rule=SIGN_RULE,
         metric=trace.metric.name, unit=trace.metric.unit, answer_rule=trace.answer_rule,
+        notes=list(trace.task.notes), evidence=json.loads(comparison.evidence.to_json(orient="records")),
         total_effect=vars(total), direction=comparison.fronts[0].direction, budget=comparison.budget,
         selection=dict(method=best.method, exact=comparison.exact is not None, components=list(best.components),
                        effect=best.effect, effect_heldout=best.effect_heldout, ci=[best.ci_low, best.ci_high]),
         methods={s.method: dict(components=list(s.components), effect=s.effect, band=s.band, forwards=s.forwards,
                                 backwards=s.backwards, settings=s.settings) for s in comparison.selections},
         words=comparison.words())
+
+
+def how(trace) -> str:
+    """What was run and what was put in, in two sentences."""
+    if trace.direction == "restore":
+        return (f"The model runs with {VALUES_FROM[trace.corruption]}, and chosen components are given back the values that they "
+                "have in the base prompt. The effect is how far that brings back the base prompt's own answer.")
+    return (f"The model runs on the base prompt, and chosen components are given values from {VALUES_FROM[trace.corruption]}. "
+            "The effect is how far that moves the model from the foil, the base prompt's answer, to the target.")
 
 
 def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
@@ -113,23 +150,26 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
                     data=base64.b64encode(p.figure.png).decode()) for p in parts]
     trace = comparison.trace
     pairs = trace.task.to_frame().head(3)[["base", "counterfactual", "target", "foil"]].to_dict("records")
-    table = comparison.table().reset_index()
+    table, behind = comparison.table().reset_index(), comparison.evidence.round(2).fillna("")
+    said = speech(trace, comparison.best) if isinstance(trace, Trace) and trace.direction == "replace" else None
     facts = {"model": repr(trace.model), "task": f"{trace.task.name} ({trace.task.source or 'your own prompts'})",
              "prompts": f"{len(trace.task.search)} for the search, {len(trace.task.heldout)} held out",
              "components": f"{len(trace.components)} of kind {', '.join(trace.components.kinds)}",
              "values from": trace.corruption, "positions": trace.positions,
-             "metric": f"{trace.metric.name}, effects in {trace.metric.unit}", "sign": SIGN_RULE}
+             "metric": f"{trace.metric.name}, effects in {trace.metric.unit}", "sign": SIGN_RULE,
+             **({"notes": " ".join(trace.task.notes)} if trace.task.notes else {})}
     return environment.get_template("report.html").render(
         title=f"Which components carry “{trace.task.name}” in {model}?", words=comparison.words(),
-        figures=figures, columns=list(table.columns), rows=table.values.tolist(), pairs=pairs, facts=facts,
+        how=how(trace), figures=figures, columns=list(table.columns), rows=table.values.tolist(), pairs=pairs,
+        evidence=behind.to_dict("records"), speech=[] if said is None else said.to_dict("records"), facts=facts,
         parameters=parameters, versions=versions())
 
 
-def write(out: str | Path, comparison: Comparison, parameters: dict | None = None) -> Path:
-    """Writes all files of a run into `out` (made if missing); returns the path of the report."""
+def write(out: str | Path, comparison: Comparison, parameters: dict | None = None, positions_of: str = "") -> Path:
+    """Writes all files of a run into `out` (made if missing); returns the path of the report. positions_of: see `sections`."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    parameters, parts = dict(parameters or {}), sections(comparison)
+    parameters, parts = dict(parameters or {}), sections(comparison, positions_of)
     comparison.to_frame().to_csv(out / "front.csv", index=False)
     (out / "result.json").write_text(json.dumps(result(comparison, parameters), indent=1) + "\n")
     for part in parts:

@@ -8,6 +8,7 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from mctrace_nb.apply import APPLICABLE, continuation, next_tokens
 from mctrace_nb.components import BLOCK_KINDS
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
@@ -125,6 +126,26 @@ def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int =
             rows.append(dict(what="random sets of its size", prompts=where, effect=chance.mean(), ci_low=low, ci_high=high,
                              beaten_by=float((np.abs(chance) >= abs(mine.mean)).mean())))
     return pd.DataFrame(rows)
+
+
+def speech(trace: Trace, selection: Selection, prompts: int = 3, tokens: int = 8, top: int = 3):
+    """A frame of what the model says after some base prompts: untouched, with the set replaced, after the counterfactual.
+
+    Columns: prompt, run, next (the likeliest next tokens with their probabilities), text (the greedy continuation). Empty for
+    corruptions that belong to the prompts of a trace (noise, means).
+    """
+    import pandas as pd
+
+    rows, lm = [], trace.model
+    fits = [e for e in trace.examples if len(e.base) == len(e.counterfactual) or trace.corruption == "zero"]
+    for e in fits[:prompts] if trace.corruption in APPLICABLE and selection.components else ():
+        other = e.counterfactual if trace.corruption == "counterfactual" else None
+        runs = [("untouched", e.base, (None, None)), ("the set replaced", e.base, (selection, other))]
+        for name, ids, put in [*runs, *([("counterfactual prompt", other, (None, None))] if other else [])]:
+            likely = next_tokens(lm, ids, *put, top=top)
+            rows.append(dict(prompt=trace.task.text(ids), run=name, text=continuation(lm, ids, *put, tokens=tokens).strip(),
+                             next=", ".join(f"{t.strip()} {p:.2f}" for t, p in zip(likely["token"], likely["probability"]))))
+    return pd.DataFrame(rows, columns=["prompt", "run", "next", "text"])
 
 
 def transfer(selections: Sequence[Selection], traces: Sequence[Trace], draws: int = 100, seed: int = 0):
