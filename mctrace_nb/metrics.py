@@ -6,6 +6,7 @@ returns log y, so that its effect is `log y(m) - log y(0)`, in nats (DESIGN: eff
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import dataclass, replace
 from typing import Callable
 
@@ -119,10 +120,29 @@ def from_logits(function: Callable[[torch.Tensor], torch.Tensor], name: str = ""
 
 
 def get_metric(name: str | Metric | Callable) -> Metric:
-    """A metric by name, the Metric itself, or one made from a function of logits. Raises InputError for an unknown name."""
+    """A metric by name, the Metric itself, or one made from a function of logits, also as "file.py:function".
+
+    Raises InputError for an unknown name, or a file without that function.
+    """
     if isinstance(name, Metric):
         return name
-    return from_logits(name) if callable(name) else METRICS[one_of(name, METRICS, "metric")]
+    if callable(name):
+        return from_logits(name)
+    return from_logits(_function_of(name)) if ".py:" in name else METRICS[one_of(name, METRICS, "metric")]
+
+
+def _function_of(spec: str) -> Callable:
+    """The function named by "file.py:function", from a file that the user wrote and named."""
+    path, _, name = spec.rpartition(":")
+    try:
+        found = runpy.run_path(path).get(name)
+    except OSError:
+        raise InputError(f"metric {spec!r}: there is no file {path!r}") from None
+    except Exception as error:  # whatever the user's file raises
+        raise InputError(f"metric {spec!r}: {path!r} cannot be run ({type(error).__name__}: {error})") from None
+    if not callable(found):
+        raise InputError(f"metric {spec!r}: {path!r} has no function {name!r}")
+    return found
 
 
 ANSWER_RULES = ("mean", "sum")

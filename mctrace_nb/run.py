@@ -25,6 +25,17 @@ def _whole(value) -> int:
 TYPES = {"int": _whole, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
 
 
+PATHS = ("model", "task", "metric", "data_dir")  # parameters that may be paths
+FILES = (".csv", ".jsonl")
+
+
+def _absolute(value: str) -> str:
+    """A path as an absolute one; anything that is not there, or is `path:name`, keeps its form."""
+    path, colon, name = value.partition(":")
+    place = Path(path).expanduser()
+    return str(place.resolve()) + colon + name if path and place.exists() else value
+
+
 class AnalysisFailed(RuntimeError):
     """The notebook raised an error that is not bad input; `folder` holds what is left to look at."""
 
@@ -56,14 +67,14 @@ def validate(parameters: dict) -> dict:
     before a model is loaded.
     """
     from mctrace_nb.compare import named_methods
-    from mctrace_nb.components import KINDS
-    from mctrace_nb.metrics import METRICS
+    from mctrace_nb.metrics import ANSWER_RULES, get_metric
     from mctrace_nb.models import DTYPES
     from mctrace_nb.relax import Settings
     from mctrace_nb.rows import POSITIONS
     from mctrace_nb.search import SCORE
-    from mctrace_nb.tasks import LOADERS
-    from mctrace_nb.tracing import CORRUPTIONS
+    from mctrace_nb.components import BLOCK_KINDS, KINDS
+    from mctrace_nb.sides import CACHES, CORRUPTIONS, NOISE_ON
+    from mctrace_nb.tasks import check_spec
 
     known = {p["name"]: p for p in notebook_parameters()}
     for name in parameters:
@@ -74,12 +85,20 @@ def validate(parameters: dict) -> dict:
             values[name] = TYPES[known[name]["type"]](value)
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{name}={value!r} is not a valid {known[name]['type']}") from None
-    for name, allowed in (("task", LOADERS), ("positions", POSITIONS), ("corruption", CORRUPTIONS),
-                          ("metric", METRICS), ("direction", SCORE), ("dtype", DTYPES)):
+    for name in PATHS:  # the notebook runs in a folder of its own
+        values[name] = _absolute(values[name])
+    for spec in (values["task"], *filter(None, map(str.strip, values["keep"].split(",")))):
+        check_spec(spec)
+        if spec.lower().endswith(FILES) and not Path(spec).is_file():
+            raise InputError(f"task file {spec!r} is not there; give the path of a .csv or .jsonl file, or a task by name")
+    get_metric(values["metric"])
+    for name, allowed in (("positions", POSITIONS), ("corruption", CORRUPTIONS), ("answer_rule", ANSWER_RULES),
+                          ("noise_on", NOISE_ON), ("cache", CACHES), ("direction", SCORE), ("dtype", DTYPES),
+                          ("position_map", ("", *BLOCK_KINDS))):
         one_of(values[name], allowed, name)
     for kind in values["components"].split(","):
         one_of(kind.strip(), KINDS, "kind of component")
-    for name, least in (("seed", 0), ("budget", 1), ("n", 2), ("epochs", 1), ("batch_size", 1)):
+    for name, least in (("seed", 0), ("budget", 1), ("n", 0), ("epochs", 1), ("batch_size", 1)):
         if values[name] < least:
             raise InputError(f"{name}={values[name]} is out of range; give at least {least}")
     named_methods(values["methods"], 1, [1])
@@ -118,8 +137,6 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
 
     from mctrace_nb.models import shipped
 
-    if os.path.isdir(values["model"]):
-        values["model"] = str(Path(values["model"]).resolve())
     made_above = [p for p in out.parents if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("TQDM_DISABLE")
