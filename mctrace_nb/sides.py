@@ -98,7 +98,7 @@ class Sides:
     def _noise(self) -> torch.Tensor:
         """Noise on the subjects' embeddings, (n, longest prompt, width); one draw per prompt from the seed."""
         longest = max(len(e.base) for e in self.examples)
-        scale = self.noise_sd * self.model.model.get_input_embeddings().weight.float().std()
+        scale = self.noise_sd * self.model.embedding_sd
         made = torch.zeros(len(self.examples), longest, self.model.width)
         generator = torch.Generator().manual_seed(self.seed)
         for i, e in enumerate(self.examples):
@@ -130,5 +130,5 @@ class Sides:
                   else torch.cat([p[site] for p in parts]) for site in sites}
         if self.corruption == "mean":
             inside = rows.chosen[:, 0]  # (n, T)
-            return {site: x[:, 0][inside].mean(0).expand(len(x), 1, 1, *x.shape[3:]) for site, x in joined.items()}
+            return {site: x[:, 0][inside.to(x.device)].mean(0).expand(len(x), 1, 1, *x.shape[3:]) for site, x in joined.items()}
         return joined
