@@ -66,7 +66,7 @@ class LanguageModel:
     @property
     def offloaded(self) -> bool:
         """Whether some weights are fetched from the host's memory or from disk in every forward pass."""
-        return any(p.is_meta for p in self.model.parameters())
+        return _is_offloaded(self.model)
 
     @property
     def embedding_sd(self) -> torch.Tensor:
@@ -93,6 +93,10 @@ class LanguageModel:
         return (f"LanguageModel({self.name!r}: {type(self.model).__name__}, {len(self.layers)} layers x {self.heads} "
                 f"heads, width {self.width}, {self.neurons} neurons a layer, {size:,} parameters, "
                 f"{str(self.dtype).removeprefix('torch.')} on {self.device}{', offloaded' if self.offloaded else ''})")
+
+
+def _is_offloaded(model: nn.Module) -> bool:
+    return any(p.is_meta for p in model.parameters())
 
 
 def _fetched(module: nn.Module):
@@ -140,21 +144,20 @@ def _check_family(config, architecture: type | None) -> None:
 
 
 @torch.no_grad()
-def _check_forward(lm: LanguageModel) -> None:
+def _check_forward(model: nn.Module, name: str) -> None:
     """One tiny pass through the untouched model: logits of the right shape, finite, and no token seen by earlier ones."""
-    words = lm.model.get_output_embeddings().weight.shape[0]
-    ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=lm.device) % words
-    logits = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    family, words = type(model).__name__, model.get_output_embeddings().weight.shape[0]
+    ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.get_input_embeddings().weight.device) % words
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     if logits.shape != (2, 3, words):
-        raise InputError(f"{lm.name!r} gives logits of shape {tuple(logits.shape)} for 2 x 3 tokens, expected (2, 3, {words}); "
+        raise InputError(f"{family} gives logits of shape {tuple(logits.shape)} for 2 x 3 tokens, expected (2, 3, {words}); "
                          "give a causal language model")
     if not bool(torch.isfinite(logits).all()):
-        raise InputError(f"{lm.name!r} gives numbers that are not finite in {str(lm.dtype).removeprefix('torch.')}; "
+        raise InputError(f"{name!r} gives numbers that are not finite in {str(logits.dtype).removeprefix('torch.')}; "
                          "load it with dtype='float32', or check its weights")
     ahead = (logits[0, :-1] - logits[1, :-1]).abs().max()  # zero up to rounding in a causal model
     if ahead > logits.abs().max() * torch.finfo(logits.dtype).eps ** 0.5:
-        raise InputError(f"{type(lm.model).__name__} lets tokens look at later ones (an encoder?); give a causal language "
-                         "model such as 'gpt2'")
+        raise InputError(f"{family} lets tokens look at later ones (an encoder?); give a causal language model such as 'gpt2'")
 
 
 def wrap_model(model: nn.Module, tokenizer, name: str = "model") -> LanguageModel:
@@ -164,23 +167,22 @@ def wrap_model(model: nn.Module, tokenizer, name: str = "model") -> LanguageMode
     numbers that are not finite.
     """
     _check_family(model.config, type(model))
-    config = model.config.get_text_config()
     if model.get_output_embeddings() is None:
         raise InputError(f"{type(model).__name__} gives no logits; load it with AutoModelForCausalLM")
-    heads, layers = config.num_attention_heads, _find_layers(model)
-    down = layers[0].down
-    neurons = 0 if down is None else getattr(down, "in_features", None) or down.weight.shape[0]
-    lm = LanguageModel(name, model.eval(), tokenizer, layers, heads, getattr(config, "num_key_value_heads", None) or heads,
-                       getattr(config, "head_dim", None) or config.hidden_size // heads, config.hidden_size, neurons,
-                       getattr(config, "max_position_embeddings", None))
     # Added tokens are not counted: text-only variants of larger models have some that no text is turned into.
     known, rows = getattr(tokenizer, "vocab_size", 0), model.get_input_embeddings().weight.shape[0]
     if known > rows:
         raise InputError(f"the tokenizer of {name!r} has {known:,} tokens, the model embeds {rows:,}; "
                          "give the tokenizer that belongs to it")
-    if not lm.offloaded:  # there a pass may take minutes
-        _check_forward(lm)
-    return lm
+    model.eval()
+    if not _is_offloaded(model):  # there a pass may take minutes
+        _check_forward(model, name)
+    layers, config = _find_layers(model), model.config.get_text_config()
+    heads, down = config.num_attention_heads, layers[0].down
+    neurons = 0 if down is None else getattr(down, "in_features", None) or down.weight.shape[0]
+    return LanguageModel(name, model, tokenizer, layers, heads, getattr(config, "num_key_value_heads", None) or heads,
+                         getattr(config, "head_dim", None) or config.hidden_size // heads, config.hidden_size, neurons,
+                         getattr(config, "max_position_embeddings", None))
 
 
 # --- loading ---
