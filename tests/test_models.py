@@ -153,8 +153,13 @@ ARCHITECTURES = {
                         "is an encoder-decoder; give a causal"),
     "own attention": (lambda: hf.GPTJForCausalLM(hf.GPTJConfig(vocab_size=32, n_embd=8, n_layer=1, n_head=2, rotary_dim=4, bos_token_id=0, eos_token_id=0)),
                       "GPTJForCausalLM does not use transformers' attention registry"),
-    "no attention": (lambda: hf.MambaForCausalLM(hf.MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1)),
-                     "found 0 stacks of 1 layers with attention"),
+    "recurrent": (lambda: hf.MambaForCausalLM(hf.MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1)),
+                  "MambaForCausalLM has recurrent layers"),
+    "linear attention": (lambda: hf.MiniMaxForCausalLM(hf.MiniMaxConfig(**SMALL, num_local_experts=2, layer_types=["linear_attention"])),
+                         "MiniMaxForCausalLM has recurrent layers"),
+    "convolution": (lambda: hf.Lfm2ForCausalLM(hf.Lfm2Config(**{**SMALL, "num_hidden_layers": 2}, num_key_value_heads=2, layer_types=["full_attention", "conv"])),
+                    "found 0 stacks of 2 layers with attention"),
+    "impossible sizes": (lambda: hf.HeliumForCausalLM(hf.HeliumConfig(**SMALL, num_key_value_heads=2)), "HeliumForCausalLM cannot read three tokens (mat1"),
     "no head": (lambda: hf.GPT2Model(hf.GPT2Config(vocab_size=32, n_embd=8, n_layer=1, n_head=2)), "GPT2Model gives no logits"),
 }
 
