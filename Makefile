@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DONE := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install trace test test-quick test-long notebooks lab bench model clean
+.PHONY: help install trace test test-quick test-long test-network notebooks lab bench model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,14 +21,17 @@ trace: $(DONE) ## run the main job on the built-in model; leaves runs/first/repo
 	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 2 --seed 0 --out runs/first --force
 
 test: $(DONE) ## all tests (under 15 minutes on two cores)
-	$(PY) -m pytest -q -m "not long"
+	$(PY) -m pytest -q -m "not long and not network"
 	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-current-env notebooks
 
 test-quick: $(DONE) ## the tests of one room at a time (under 2 minutes)
-	$(PY) -m pytest -q -m "not long and not slow"
+	$(PY) -m pytest -q -m "not long and not slow and not network"
 
 test-long: $(DONE) ## kill tests, whole sweeps and simulations
-	$(PY) -m pytest -q -m long
+	$(PY) -m pytest -q -m "long and not network"
+
+test-network: $(DONE) ## compare with published effects of GPT-2 (downloads its weights)
+	$(PY) -m pytest -q -m network
 
 notebooks: $(DONE) ## execute all notebooks and save their outputs
 	$(PY) -m mctrace_nb notebooks notebooks

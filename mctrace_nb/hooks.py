@@ -52,8 +52,8 @@ class Mixture:
         """(n, K, T, ...) -> (1 or R, b, K, T, ...)"""
         if self.examples is None:
             return cached[None]
-        examples = self.examples.to(cached.device)  # the cache may lie elsewhere
-        return cached[examples] if examples.ndim == 2 else cached[examples][None]
+        picked = cached[self.examples.to(cached.device)]
+        return picked if self.examples.ndim == 2 else picked[None]
 
     def value(self, key: tuple[str, int]):
         """The other run's value (for `head_pattern` its queries and keys) for the run's examples."""
@@ -64,14 +64,14 @@ class Mixture:
 
     def mix(self, key: tuple[str, int], x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
         """lerp of the run's x `(R b K, T, units, ...)` towards `other`, broadcastable to `(R, b, K, T, units, ...)`."""
-        weight = self.weights[key].to(x)  # (R, units), where the layer is
+        weight = self.weights[key].to(x.device, x.dtype)  # (R, units); layers may lie on several devices
         count, (b, k, t) = len(weight), self.rows.ids.shape[-3:]
         weight = weight.view(count, 1, 1, 1, -1)
         if not self.everywhere:
             weight = weight * self.rows.chosen.view(-1, b, k, t, 1).to(x.device)
         shaped = x.reshape(count, b, k, t, *x.shape[2:])
         weight = weight.reshape(*weight.shape, *[1] * (shaped.ndim - weight.ndim))
-        other = x.new_zeros(()) if other is None else other.to(x)
+        other = x.new_zeros(()) if other is None else other.to(x.device, x.dtype)
         return torch.lerp(shaped, other, weight).reshape(x.shape)
 
 
@@ -128,13 +128,14 @@ class Session:
         self._kernel = _kernel_of(model)
         _BUSY.add(model)
         self._training = [m for m in model.modules() if m.training]
-        self._trainable = [p for p in model.parameters() if p.requires_grad]
+        # By name, because accelerate makes the parameters of offloaded parts anew in every forward pass.
+        self._trainable = [(m, n) for m in model.modules() for n, p in m.named_parameters(recurse=False) if p.requires_grad]
         self._handles = []
         try:
             for module in self._training:
                 module.training = False
-            for parameter in self._trainable:
-                parameter.requires_grad_(False)
+            for module, parameter in self._trainable:
+                getattr(module, parameter).requires_grad_(False)
             model.set_attn_implementation(f"mctrace_{self._kernel}")
             for number, layer in enumerate(self.lm.layers):
                 _ACTIVE[layer.attention] = (self, number)
@@ -156,8 +157,8 @@ class Session:
         for layer in self.lm.layers:
             _ACTIVE.pop(layer.attention, None)
         self.lm.model.set_attn_implementation(self._kernel)
-        for parameter in self._trainable:
-            parameter.requires_grad_(True)
+        for module, parameter in self._trainable:
+            getattr(module, parameter).requires_grad_(True)
         for module in self._training:
             module.training = True
         _BUSY.discard(self.lm.model)
@@ -205,10 +206,11 @@ class Session:
     def _keep_reads(self, _, args):
         if self.reads is None:
             return None
-        return (args[0][self.reads].unsqueeze(0), *args[1:])  # (1, M, width): only these logits are computed
+        at = tuple(x.to(args[0].device) for x in self.reads)
+        return (args[0][at].unsqueeze(0), *args[1:])  # (1, M, width): only these logits are computed
 
     def _add_noise(self, _, __, output):
-        return None if self.noise is None else output + self.noise.to(output.dtype)
+        return None if self.noise is None else output + self.noise.to(output)
 
     # --- running ---
 
@@ -233,7 +235,7 @@ class Session:
             self.lm.model(input_ids=ids[part], attention_mask=torch.ones_like(positions), position_ids=positions,
                           past_key_values=cache, use_cache=True)
             where = turned[part][:, None, :, None]
-            parts.append([tuple(x.gather(2, where.expand_as(x)) for x in (layer.keys, layer.values))
+            parts.append([tuple(x.gather(2, where.to(x.device).expand_as(x)) for x in (layer.keys, layer.values))
                           for layer in cache.layers])
         return [tuple(map(torch.cat, zip(*layer))) for layer in zip(*parts)]
 
@@ -264,7 +266,7 @@ class Session:
         if prefix is not None:
             cache = DynamicCache()
             for layer, pair in enumerate(prefix):
-                cache.update(*(spread(x[examples], per_row=False) for x in pair), layer)
+                cache.update(*(spread(x[examples.to(x.device)], per_row=False) for x in pair), layer)
             valid = torch.cat([spread(rows.prefix_valid, per_row=False).to(valid), valid], 1)
         logits = self.lm.model(input_ids=spread(rows.ids), attention_mask=valid, position_ids=positions,
                                past_key_values=cache, use_cache=cache is not None).logits

@@ -105,7 +105,7 @@ class Sides:
     def _noise(self) -> torch.Tensor:
         """Noise on the embeddings of subjects or whole prompts, (n, longest prompt, width); one draw per prompt from the seed."""
         longest = max(len(e.base) for e in self.examples)
-        scale = self.noise_sd * self.model.model.get_input_embeddings().weight.float().std()
+        scale = self.noise_sd * self.model.embedding_sd
         made = torch.zeros(len(self.examples), longest, self.model.width)
         generator = torch.Generator().manual_seed(self.seed)
         for i, e in enumerate(self.examples):
