@@ -10,7 +10,7 @@ import torch
 
 from mctrace_nb.errors import InputError
 from mctrace_nb.hooks import Mixture, Session
-from mctrace_nb.models import LanguageModel
+from mctrace_nb.layout import LanguageModel
 from mctrace_nb.results import Selection
 
 APPLICABLE = ("counterfactual", "zero")

@@ -12,19 +12,21 @@ import torch
 
 from mctrace_nb import memory
 from mctrace_nb.errors import InputError, one_of
-from mctrace_nb.models import DTYPES, LanguageModel, skeleton
-from mctrace_nb.rows import lay_out
+from mctrace_nb.layout import LanguageModel
+from mctrace_nb.models import DTYPES, skeleton
+from mctrace_nb.rows import Rows, lay_out
 from mctrace_nb.sides import CACHES, NEVER_RUN, corrupted_from
 from mctrace_nb.tasks import Task
 
-# Bytes of working memory, fitted to peaks measured on GPT-2 and Llama shapes on the CPU (`bench memory` measures them anew).
-# In units of one number for each token and MLP neuron: what a forward pass holds, and what a layer keeps for the backward pass.
+# Working memory, fitted to peaks measured on GPT-2 and Llama shapes on the CPU. In units of one number for each token and
+# MLP neuron: what a forward pass holds, and what each layer keeps for the backward pass.
 FORWARD, BACKWARD = 14.0, 6.4
 LOGITS, LOGITS_BACKWARD = 3, 4  # copies of the logits that are read, without and with a gradient
-LIBRARIES = 60 << 20  # buffers of the matrix library
-SECONDS_A_LAYER = 4e-4  # what a layer costs in a pass over a single row, measured on two cores
+LIBRARIES = 60 << 20  # bytes of the matrix library's own buffers on the CPU
+SECONDS_A_LAYER = 4e-4  # what a layer costs in a pass over hardly any tokens, measured on two cores
 ATTAINED = 0.5  # share of the matrix library's speed that a whole model reaches, measured on GPT-2 small
-RANDOM_DRAWS, SMALL = 100, 20_000
+RANDOM_DRAWS = 100
+METHODS = ("exhaustive", "greedy", "top-k", "random", "pgb", "pgb-log")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Shape:
     prefix: int
     reads: int
 
+    @classmethod
+    def of(cls, rows: Rows) -> "Shape":
+        return cls(*rows.ids.shape, rows.prefix.shape[1], rows.read_valid.shape[1])
+
 
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
     """Rows forwarded and back-propagated by a search (masks x prompts); for pgb at most so many, for it may stop early."""
@@ -47,66 +53,6 @@ def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs
                 "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs}[method]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """components: how many. rows: for each method, masks x prompts forwarded and back-propagated. passes: forward passes of
-    all methods together. Bytes: weights; cache (the values to put in); prefix (keys and values of the unchanging tokens);
-    forward and backward (working memory); process (what Python and its libraries hold already). minutes: expected."""
-
-    model: str
-    components: int
-    rows: dict[str, int]
-    passes: int
-    weights: int
-    cache: int
-    prefix: int
-    forward: int
-    backward: int
-    process: int
-    minutes: float
-    device: torch.device
-    where: str
-
-    @property
-    def run(self) -> int:
-        """Bytes that tracing adds to a loaded model on its device."""
-        kept = self.cache if self.where == "device" or self.device.type == "cpu" else 0
-        return kept + self.prefix + self.forward + self.backward
-
-    @property
-    def total(self) -> int:
-        """Bytes in use at the peak on the model's device."""
-        return self.process + self.weights + self.run
-
-    def __str__(self) -> str:
-        size = {name: _size(getattr(self, name)) for name in ("weights", "cache", "prefix", "forward", "backward", "total")}
-        return (f"{self.model}: {self.components:,} components; {sum(self.rows.values()):,} rows in about {self.passes:,} forward "
-                f"passes ({', '.join(f'{m} {r:,}' for m, r in self.rows.items())}); memory {size['total']} (weights "
-                f"{size['weights']}, cache {size['cache']} on {self.where}, prefix {size['prefix']}, working {size['forward']} "
-                f"forward and {size['backward']} more backward); about {self.minutes:.1f} minutes on {self.device}")
-
-    __repr__ = __str__
-
-    def check(self, free: int | None = None) -> None:
-        """Raises InputError, naming what to change, if tracing needs more memory than there is (`free` bytes)."""
-        free = memory.available(self.device) if free is None else free
-        if self.run <= free:
-            return
-        parts = {"cache": self.cache, "forward": self.forward, "backward": self.backward}
-        repair = {"cache": ("cache='host' or " if self.device.type != "cpu" else "") + "cache='recompute', positions='last', fewer "
-                           "prompts (n) or a kind with fewer values (head_output, mlp_block)",
-                  "forward": "a smaller batch_rows or shorter prompts",
-                  "backward": "a smaller batch_size, fewer settings at once, or a method without gradients (greedy)"}
-        most = max(parts, key=parts.get)
-        raise InputError(f"tracing {self.model!r} like this needs about {_size(self.run)}, {_size(parts[most])} of it for the "
-                         f"{'cached values' if most == 'cache' else most + ' pass'}, and {_size(free)} are free on {self.device}; "
-                         f"use {repair[most]}")
-
-
-def _size(count: int) -> str:
-    return f"{count / 2 ** 30:.1f} GiB" if count >= 2 ** 30 else f"{count / 2 ** 20:.0f} MiB"
-
-
 def widths(lm: LanguageModel) -> dict[str, int]:
     """Numbers that one layer and token hold in the cache, for each kind."""
     heads, keys = lm.heads * lm.head_width, lm.kv_heads * lm.head_width
@@ -114,33 +60,100 @@ def widths(lm: LanguageModel) -> dict[str, int]:
             "mlp_output": lm.width, "mlp_block": lm.width, "residual": lm.width}
 
 
-def shape_of(task: Task, positions: str = "all", corruption: str = "counterfactual", noise_on: str = "subject",
-             split: str = "search") -> Shape:
-    """The rows that a trace of a task will lay out."""
-    examples = getattr(task, split)
-    rows = lay_out(examples, "base", positions, corrupted_from(examples, corruption, noise_on), torch.device("cpu"))
-    return Shape(len(examples), *rows.ids.shape[1:], rows.prefix.shape[1], rows.read_valid.shape[1])
+def _size(count: int) -> str:
+    return f"{count / 2 ** 30:.1f} GiB" if count >= 2 ** 30 else f"{count / 2 ** 20:.0f} MiB"
 
 
-def needed(lm: LanguageModel, kinds: Sequence[str], shape: Shape, corruption: str, cache: str, batch_rows: int,
-           graph_rows: int = 0) -> dict[str, int]:
-    """Bytes of `Cost`: cache, prefix, forward, backward. graph_rows: rows that a gradient is taken through at once."""
-    item = 8 if lm.dtype == torch.float64 else lm.dtype.itemsize
-    layers, words = len(lm.layers), lm.model.get_output_embeddings().weight.shape[0]
-    a_token = sum(widths(lm)[kind] for kind in kinds) * layers * item
-    neurons = lm.neurons or 4 * lm.width
-    all_rows = shape.n * shape.answers
-    once = min(batch_rows, all_rows)
-    kept = 0 if corruption in NEVER_RUN else all_rows * shape.tokens * a_token
-    reads = batch_rows // shape.answers * shape.reads
-    graph_reads = graph_rows // shape.answers * shape.reads
-    return dict(
-        cache=0 if cache == "recompute" else kept,
-        prefix=2 * shape.n * shape.prefix * 2 * lm.kv_heads * lm.head_width * layers * item,
-        forward=int(batch_rows * shape.tokens * FORWARD * neurons * item + LOGITS * reads * words * 4
-                    + min(kept, once * shape.tokens * a_token) + LIBRARIES * (lm.device.type == "cpu")),
-        backward=int(graph_rows * shape.tokens * (BACKWARD * neurons * layers * item + 2 * a_token)
-                     + LOGITS_BACKWARD * graph_reads * words * 4))
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a run. weights; cache: the values to put in, kept at `where`; prefix: keys and values of the unchanging
+    tokens; forward, backward: working memory; process: what Python and its libraries hold already."""
+
+    model: str
+    device: torch.device
+    where: str
+    weights: int
+    cache: int
+    prefix: int
+    forward: int
+    backward: int
+    process: int
+
+    @classmethod
+    def of(cls, lm: LanguageModel, kinds: Sequence[str], shape: Shape, corruption: str, where: str, batch_rows: int,
+           graph_rows: int = 0, device: torch.device | None = None) -> "Memory":
+        """graph_rows: rows that a gradient is taken through at once. device: where a model that is not loaded yet will be."""
+        item, layers, neurons = lm.dtype.itemsize, len(lm.layers), lm.neurons or 4 * lm.width
+        words, loaded = lm.model.get_output_embeddings().weight.shape[0], device is None
+        device = device or lm.device
+        a_token = sum(widths(lm)[kind] for kind in kinds) * layers * item
+        weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+        values = 0 if corruption in NEVER_RUN else shape.n * shape.answers * shape.tokens * a_token
+        batch = min(values, batch_rows * shape.tokens * a_token)  # recorded at once, before it is put into the cache
+        reads, graph_reads = (rows // shape.answers * shape.reads for rows in (batch_rows, graph_rows))
+        process = 0
+        if device.type == "cpu":
+            import psutil
+
+            process = max(0, psutil.Process().memory_info().rss - weights * loaded)
+        return cls(
+            lm.name, device, where, weights, process=process,
+            cache=0 if where == "recompute" else values,
+            prefix=2 * shape.n * shape.prefix * 2 * lm.kv_heads * lm.head_width * layers * item,
+            forward=int(batch_rows * shape.tokens * FORWARD * neurons * item + LOGITS * reads * words * 4 + batch
+                        + LIBRARIES * (device.type == "cpu")),
+            backward=int(graph_rows * shape.tokens * (BACKWARD * neurons * layers * item + 2 * a_token)
+                         + LOGITS_BACKWARD * graph_reads * words * 4))
+
+    @property
+    def run(self) -> int:
+        """What tracing adds to a loaded model on its device."""
+        kept = self.cache if self.where == "device" or self.device.type == "cpu" else 0
+        return kept + self.prefix + self.forward + self.backward
+
+    @property
+    def total(self) -> int:
+        """In use at the peak, on the model's device."""
+        return self.process + self.weights + self.run
+
+    def __str__(self) -> str:
+        return (f"{_size(self.total)} at the peak on {self.device}: process {_size(self.process)}, weights "
+                f"{_size(self.weights)}, cached values {_size(self.cache)} ({self.where}), prefix {_size(self.prefix)}, forward "
+                f"pass {_size(self.forward)}, backward pass {_size(self.backward)}")
+
+    def check(self) -> None:
+        """Raises InputError, naming what to change, if tracing a loaded model needs more memory than is free."""
+        free = memory.available(self.device)
+        if self.run <= free:
+            return
+        parts = {"cached values": self.cache, "forward pass": self.forward, "backward pass": self.backward}
+        elsewhere = "cache='recompute'" if self.device.type == "cpu" else "cache='host' or 'recompute'"
+        repair = {"cached values": f"{elsewhere}, positions='last', fewer prompts (n), or a kind with fewer values (head_output, "
+                                   "mlp_block)",
+                  "forward pass": "a smaller batch_rows, or shorter prompts",
+                  "backward pass": "a smaller batch_size, fewer settings at once, or a method without gradients (greedy)"}
+        most = max(parts, key=parts.get)
+        raise InputError(f"tracing {self.model!r} like this needs about {_size(self.run)}, {_size(parts[most])} of it for the "
+                         f"{most}, and {_size(free)} are free on {self.device}; use {repair[most]}")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """components: how many. rows: for each method, masks x prompts forwarded and back-propagated. passes: forward passes of
+    all methods together. minutes: expected, good to a factor of two or so. memory: see `Memory`."""
+
+    components: int
+    rows: dict[str, int]
+    passes: int
+    minutes: float
+    memory: Memory
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{method} {rows:,}" for method, rows in self.rows.items())
+        return (f"{self.memory.model}: {self.components:,} components; rows: {each}; about {self.passes:,} forward passes and "
+                f"{self.minutes:.1f} minutes; memory {self.memory}")
+
+    __repr__ = __str__
 
 
 def batch_rows_for(width: int, longest: int) -> int:
@@ -159,42 +172,38 @@ def _speed(device: torch.device, dtype: torch.dtype) -> float:
     return done / (time.perf_counter() - start)
 
 
-def estimate(model, task: Task | None = None, components: str | Sequence[str] = "head_output", n: int = 64, tokens: int = 16,
-             answer_tokens: int = 1, positions: str = "all", corruption: str = "counterfactual", methods: Sequence[str] = ("greedy",),
-             budgets: Sequence[int] = range(1, 9), epochs: int = 15, batch_size: int = 32, batch_rows: int | None = None,
-             cache: str = "device", dtype: str = "float32", device: str = "cpu") -> Cost:
+def estimate(model, task: Task | None = None, components: str | Sequence[str] = "head_output", n: int = 32, tokens: int = 16,
+             answer_tokens: int = 1, positions: str = "all", corruption: str = "counterfactual", noise_on: str = "subject",
+             methods: Sequence[str] | str = "greedy", budgets: Sequence[int] = range(1, 9), epochs: int = 15,
+             batch_size: int = 32, batch_rows: int | None = None, cache: str = "device", dtype: str = "float32",
+             device: str = "cpu") -> Cost:
     """What tracing would cost, before any weight is loaded.
 
     model: a name or folder, of which only the configuration is read, a configuration, or a loaded model. task: its real
-    rows are counted; without one, `n` search prompts of `tokens` tokens, all of them run in every pass, and answers of
-    `answer_tokens`. The rest as in `Trace`, `search` and `load_model`. Minutes are good to a factor of two or so.
+    search prompts are counted; without one, `n` prompts of `tokens` tokens that all differ from the first token on, with
+    answers of `answer_tokens`. The rest is as in `Trace`, `search` and `load_model`; methods: one or several.
 
     Raises InputError for a model without a readable configuration, or an unknown kind, method, cache or dtype.
     """
     one_of(cache, CACHES, "cache")
     lm = model if isinstance(model, LanguageModel) else skeleton(model, DTYPES[one_of(dtype, DTYPES, "dtype")])
-    loaded = not lm.model.get_output_embeddings().weight.is_meta
-    where = lm.device if loaded else torch.device(device)
+    later = torch.device(device) if lm.device.type == "meta" else None
     made = lm.components(components)
     if task is None:
         k = 1 if answer_tokens == 1 else 2
-        shape = Shape(n, k, tokens + (answer_tokens - 1) * (k == 2), 0, 1 + (k == 2) * 2 * (answer_tokens - 1))
+        shape = Shape(n, k, tokens + answer_tokens - 1, 0, 1 + k * (answer_tokens - 1))
     else:
-        shape = shape_of(task, positions, corruption)
+        first = corrupted_from(task.search, corruption, noise_on)
+        shape = Shape.of(lay_out(task.search, "base", positions, first, torch.device("cpu")))
+    methods = [methods] if isinstance(methods, str) else list(methods)
+    work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens + shape.prefix)
-    work = {m: rows_of(one_of(m, ("exhaustive", "greedy", "top-k", "random", "pgb", "pgb-log"), "method"), len(made), budgets, shape.n, epochs) for m in methods}
-    gradient = any(m.startswith("pgb") for m in methods)
-    parts = needed(lm, made.kinds, shape, corruption, cache, rows_at_once,
-                   min(batch_size, shape.n) * shape.answers if gradient else 0)
-    weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+    graph_rows = min(batch_size, shape.n) * shape.answers * any(m.startswith("pgb") for m in methods)
     inside = sum(p.numel() for layer in lm.layers for p in layer.block.parameters())
     words = lm.model.get_output_embeddings().weight.shape[0]
-    total_rows = sum(work.values()) + 2 * shape.n
-    passes = math.ceil(total_rows * shape.answers / rows_at_once)
-    multiply_adds = total_rows * (shape.answers * shape.tokens * inside + shape.reads * words * lm.width)
-    seconds = multiply_adds / (ATTAINED * _speed(where, lm.dtype)) + passes * len(lm.layers) * SECONDS_A_LAYER
-    import psutil
-
-    process = psutil.Process().memory_info().rss - (weights if loaded else 0) if where.type == "cpu" else 0
-    return Cost(lm.name, len(made), work, passes, weights, process=max(0, process), minutes=seconds / 60, device=where,
-                where=cache, **parts)
+    total = sum(work.values()) + 2 * shape.n
+    passes = math.ceil(total * shape.answers / rows_at_once)
+    multiply_adds = total * (shape.answers * shape.tokens * inside + shape.reads * words * lm.width)
+    seconds = multiply_adds / (ATTAINED * _speed(later or lm.device, lm.dtype)) + passes * len(lm.layers) * SECONDS_A_LAYER
+    return Cost(len(made), work, passes, seconds / 60,
+                Memory.of(lm, made.kinds, shape, corruption, cache, rows_at_once, graph_rows, later))

@@ -92,6 +92,10 @@ class Desiderata(Effects):
         pairs = list(zip([t.heldout for t in self.traces], self.kept))
         return Desiderata([t for t, k in pairs if not k], [t for t, k in pairs if k], self.weights)
 
+    def check_memory(self, rows: int = 0) -> None:
+        for trace in self.traces:
+            trace.check_memory(rows)
+
     def prepare(self) -> None:
         for trace in self.traces:
             trace.prepare()

@@ -45,6 +45,9 @@ class Effects:
     def prepare(self) -> None:
         raise NotImplementedError
 
+    def check_memory(self, rows: int = 0) -> None:
+        raise NotImplementedError
+
     def estimate(self, values: torch.Tensor) -> Estimate:
         """The mean of per-prompt values `(n,)` with its interval."""
         return estimate(values.detach().cpu(), self.groups, seed=self.seed, parts=self.parts)

@@ -22,7 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mctrace_nb.errors import InputError
-from mctrace_nb.models import LanguageModel
+from mctrace_nb.layout import LanguageModel
 from mctrace_nb.rows import Rows
 
 KERNELS = ("sdpa", "eager")

@@ -74,6 +74,51 @@ def _load_tokenizer(place, **where):
     return tokenizer
 
 
+def _find(name: str | os.PathLike, revision: str | None) -> tuple[str | Path, bool]:
+    """Where a model is, and whether that is a local folder."""
+    if not Path(name).exists() and name != "tutorial" and get_close_matches(str(name), ["tutorial"], 1, 0.8):
+        raise InputError(f"unknown model {str(name)!r}; did you mean 'tutorial'?")
+    place = shipped("data/tutorial") if str(name) == "tutorial" else Path(name).expanduser()
+    local = place.is_dir() or str(name).startswith((".", "/", "~"))
+    if local and revision is not None:
+        raise InputError(f"revision={revision!r} is for models from the hub, {str(name)!r} is a local folder")
+    return (place if local else str(name)), local
+
+
+@contextmanager
+def _explained(name):
+    """Turns whatever goes wrong while a model is loaded into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever fails here, it is this model that cannot be loaded
+        raise InputError(f"cannot load model {str(name)!r}: {reason(error)} (give 'tutorial', a local folder, or a hub id "
+                         "that can be downloaded or is in the cache)") from error
+
+
+def _config(place: str | Path, local: bool, revision: str | None):
+    """The configuration of a family that can be traced, and the options with which the rest is to be loaded."""
+    where = dict(revision=revision, trust_remote_code=False, local_files_only=local or only_cached(place, revision))
+    config = AutoConfig.from_pretrained(place, **where)
+    check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
+    return config, where
+
+
+def skeleton(model, dtype: torch.dtype) -> LanguageModel:
+    """The layout of a model without its weights, from its configuration alone: a name as for `load_model`, or a config.
+
+    Raises InputError if there is no configuration, or the family cannot be traced.
+    """
+    config, name = model, getattr(model, "name_or_path", "") or type(model).__name__
+    with _quiet(bars=False), _explained(name):
+        if isinstance(model, (str, os.PathLike)):
+            config, name = _config(*_find(model, None), None)[0], str(model)
+        check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
+        with torch.device("meta"):
+            return wrap_model(AutoModelForCausalLM.from_config(config, dtype=dtype), None, name)
+
+
 def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", device: str | None = None,
                revision: str | None = None, device_map: str | dict | None = None,
                offload_folder: str | os.PathLike | None = None, tokenizer=None) -> LanguageModel:
@@ -91,35 +136,20 @@ def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", devi
         if tokenizer is None:
             raise InputError("a loaded model needs its tokenizer; call load_model(model, tokenizer=...)")
         return wrap_model(name, tokenizer, getattr(name, "name_or_path", "") or "model")
-    if not Path(name).exists() and name != "tutorial" and get_close_matches(str(name), ["tutorial"], 1, 0.8):
-        raise InputError(f"unknown model {str(name)!r}; did you mean 'tutorial'?")
+    place, local = _find(name, revision)
     torch_dtype = DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, "dtype")]
     if device_map is None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_placement(device, device_map, offload_folder)
-    place = shipped("data/tutorial") if str(name) == "tutorial" else Path(name).expanduser()
-    local = place.is_dir() or str(name).startswith((".", "/", "~"))
     if local:
         check_folder(place)
-        if revision is not None:
-            raise InputError(f"revision={revision!r} is for models from the hub, {str(name)!r} is a local folder")
     folder = TemporaryDirectory(prefix="mctrace-") if device_map is not None and offload_folder is None else None
     placing = {} if device_map is None else dict(device_map=device_map, offload_folder=offload_folder or folder.name)
-    place = place if local else str(name)
-    with _quiet(bars=not local):
-        try:
-            where = dict(revision=revision, trust_remote_code=False,
-                         local_files_only=local or only_cached(place, revision))
-            config = AutoConfig.from_pretrained(place, **where)
-            check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
-            tokenizer = tokenizer or _load_tokenizer(place, **where)
-            model, found = AutoModelForCausalLM.from_pretrained(place, dtype=torch_dtype, use_safetensors=True,
-                                                                output_loading_info=True, **placing, **where)
-        except InputError:
-            raise
-        except Exception as error:  # whatever fails here, it is this model that cannot be loaded
-            raise InputError(f"cannot load model {str(name)!r}: {reason(error)} (give 'tutorial', a local folder, or a hub id "
-                             "that can be downloaded or is in the cache)") from error
+    with _quiet(bars=not local), _explained(name):
+        _, where = _config(place, local, revision)
+        tokenizer = tokenizer or _load_tokenizer(place, **where)
+        model, found = AutoModelForCausalLM.from_pretrained(place, dtype=torch_dtype, use_safetensors=True,
+                                                            output_loading_info=True, **placing, **where)
     missing = sorted(found["missing_keys"])
     if missing:  # transformers would leave them random
         raise InputError(f"model {str(name)!r} has no weights for {len(missing)} parameters ({', '.join(missing[:3])}"

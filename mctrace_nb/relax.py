@@ -109,6 +109,7 @@ def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_si
         raise InputError(f"transform 'inverse' needs a ratio for each prompt, which {trace.metric.name!r} of {trace!r} is not; "
                          "use transform='log'")
     n, device = len(trace), trace.model.device
+    trace.check_memory(min(batch_size, n) * len(settings))
     dtype = torch.float64 if trace.model.dtype == torch.float64 else torch.float32
 
     def column(read):

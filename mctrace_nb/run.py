@@ -101,6 +101,8 @@ def validate(parameters: dict) -> dict:
     for name, least in (("seed", 0), ("budget", 1), ("n", 0), ("epochs", 1), ("batch_size", 1)):
         if values[name] < least:
             raise InputError(f"{name}={values[name]} is out of range; give at least {least}")
+    if values["n"] == 1:
+        raise InputError("n=1 is out of range; a single prompt pair cannot be halved, give at least 2, or 0 for all there are")
     named_methods(values["methods"], 1, [1])
     Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding")})
     return values

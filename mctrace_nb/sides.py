@@ -9,7 +9,7 @@ import torch
 from mctrace_nb.components import Components
 from mctrace_nb.errors import InputError
 from mctrace_nb.hooks import Session
-from mctrace_nb.models import LanguageModel
+from mctrace_nb.layout import LanguageModel
 from mctrace_nb.rows import Rows, chosen_span, lay_out
 from mctrace_nb.tasks import Example
 

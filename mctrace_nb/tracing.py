@@ -9,12 +9,13 @@ from typing import Callable, Sequence
 import torch
 
 from mctrace_nb.components import Components
+from mctrace_nb.cost import Memory, Shape, batch_rows_for
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hooks import Mixture, Session
 from mctrace_nb.memory import keep_freed_memory
 from mctrace_nb.metrics import ANSWER_RULES, Metric, Said, answer_log_prob, get_metric, relative
-from mctrace_nb.models import LanguageModel
+from mctrace_nb.layout import LanguageModel
 from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sides, Work
 from mctrace_nb.tasks import Task
 
@@ -69,11 +70,13 @@ class Trace(Effects):
         self._contrast = self._cohorts() if self.metric.between_cohorts else None
         keep_freed_memory()
         self.work = Work()
-        longest = max(len(e.base) + max(len(e.target), len(e.foil)) for e in self.examples)
-        # About 2**19 numbers in a residual stream: the fastest measured on two cores, and small enough for a laptop.
-        self.batch_rows = batch_rows or max(16, min(2048, 2 ** 19 // (longest * model.width)))
+        lengths = [max(len(e.base), len(e.counterfactual)) + max(len(e.target), len(e.foil)) for e in self.examples]
+        for i, (e, length) in enumerate(zip(self.examples, lengths)):
+            model.check_length(length, e.called(i))
+        self.batch_rows = batch_rows or batch_rows_for(model.width, max(lengths))
         self._sides = Sides(model, self.examples, self.components, positions, corruption, noise_sd, noise_on, seed,
                             self.batch_rows, cache, self.work)
+        self.check_memory()
         self.base_logits = None  # (n, V), for metrics that compare with them
         if self.metric.reads_base:
             self.base_logits = self._values(None, None, read=lambda said: said.logits)
@@ -127,6 +130,12 @@ class Trace(Effects):
     def side(self, reverse: bool = False) -> Side:
         """The run that is intervened on with the values that are put in, or (reverse) the other way round."""
         return self._sides[reverse != (self.direction == "restore")]
+
+    def check_memory(self, rows: int = 0) -> None:
+        """Raises InputError if this trace does not fit into memory, with a gradient through so many masks x prompts."""
+        shape = Shape.of(self.side().rows)
+        Memory.of(self.model, self.components.kinds, shape, self.corruption, self.cache, self.batch_rows,
+                  rows * shape.answers).check()
 
     def prepare(self) -> None:
         """Records the values to put in now, and not at the first effect that is asked for: searches do not pay for it."""

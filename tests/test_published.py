@@ -1,12 +1,11 @@
 """GPT-2's effects as others published them: cited faithfully, on our pairs, and found again by whoever has the weights."""
 
-from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from conftest import asset
-from test_golden import winobias_dev
 from transformers import AutoTokenizer
 
 import mctrace_nb as mct
@@ -52,24 +51,11 @@ def test_means_are_those_of_the_published_examples(run):
     assert (examples["candidate2_base_prob"] / examples["candidate1_base_prob"] - examples["odds_base"]).abs().max() < 1e-12
 
 
-# The published code of PGB-CT, whose pairs these are, says "she" and "he" where the sentence has "her" and "his".
-POSSESSIVE = ("to not lose she", "to cut she", "in payment for she", "admired the secretary because she", "because of she", "to get she")
-
-
-def with_own_pronouns(example, tokenizer):
-    """The pair as Vig et al. ran it."""
-    if not tokenizer.decode(example.base).endswith(POSSESSIVE):
-        return example
-    her, his = (tokenizer(word)["input_ids"] for word in (" her", " his"))
-    return replace(example, base=(*example.base[:-1], *her), counterfactual=(*example.counterfactual[:-1], *his))
-
-
 def test_our_pairs_are_the_published_ones():
     """Token by token and in the same order: the published file writes a continuation as its tokens with spaces between."""
     tokenizer = AutoTokenizer.from_pretrained(asset("tokenizers/gpt2"))
-    pairs = winobias_dev(tokenizer)
-    ours = [with_own_pronouns(e, tokenizer) for e in pairs]
-    assert sum(one != other for one, other in zip(pairs, ours)) == len(POSSESSIVE)
+    data = asset("winobias/pro_stereotyped_type1.txt.dev").parent
+    ours = mct.load_task("winobias", SimpleNamespace(tokenizer=tokenizer, name="gpt2"), n=None, heldout=0, data_dir=data).search
 
     def tokens(ids):
         return " ".join(tokenizer.convert_ids_to_tokens(list(ids))).replace("Ġ", "")
@@ -90,10 +76,9 @@ def test_the_filter_is_the_one_described():
 def test_gpt2_has_the_published_effects():
     """Needs GPT-2's weights, from the cache or the hub, and WinoBias: make test-network."""
     model = mct.load_model("gpt2")
-    task = mct.load_task("winobias:published", model, n=None, heldout=0)
-    pairs = tuple(with_own_pronouns(e, model.tokenizer) for e in task.search)
-    assert len(pairs) == 160 and sum(one != other for one, other in zip(pairs, task.search)) == len(POSSESSIVE)
-    trace = mct.Trace(model, replace(task, search=pairs), components="head_pattern", answer_rule="mean")
+    task = mct.load_task("winobias", model, n=None, heldout=0)
+    assert len(task.search) == 160
+    trace = mct.Trace(model, task, components="head_pattern", answer_rule="mean")
     run, heads = published_runs().loc[RUN], published_effects(RUN)
     assert torch.expm1(trace.total_effects()).mean().item() == pytest.approx(run["total_effect"], abs=1e-3)
     for name, reverse in (("indirect_effect", False), ("direct_effect", True)):
