@@ -33,7 +33,7 @@ class Desiderata(Effects):
             raise InputError("nothing to move; give at least one trace to move, the others to keep")
         first = self.traces[0]
         for other in self.traces[1:]:
-            if other.model is not first.model or other.components.labels != first.components.labels:
+            if other.model is not first.model or other.components != first.components:
                 raise InputError(f"{other!r} and {first!r} do not share a model and components, so no set belongs to both")
             if other.metric.name != first.metric.name or other.split != first.split:
                 raise InputError(f"{other!r} and {first!r} differ in metric or split, so their effects cannot be weighed "

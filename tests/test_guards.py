@@ -11,7 +11,8 @@ import mctrace_nb as mct
 from mctrace_nb import hooks
 from mctrace_nb.models import wrap_model
 from mctrace_nb.sides import Sides
-from mctrace_nb.tasks import Example, Task, task as task_room
+from mctrace_nb.tasks import Example, Task
+from mctrace_nb.tasks.encode import Encoder
 from mctrace_nb.tracing import Trace
 
 NEAR = dict(rtol=1e-6, atol=1e-6)
@@ -93,9 +94,9 @@ def test_the_side_on_which_a_tokenizer_pads_does_not_matter(monkeypatch):
 
 # --- tokens ---
 
-def answer_alone(prompt, ids, answer, tokenizer, number, side):
+def answer_alone(self, side, answer, prompt, ids, problems):
     """The guard taken away: an answer tokenised by itself."""
-    return tuple(tokenizer(answer)["input_ids"])
+    return tuple(self.tokenizer(answer)["input_ids"])
 
 
 def gpt2_words():
@@ -109,7 +110,7 @@ def test_an_answer_keeps_the_space_before_it(monkeypatch):
     pair = dict(base="The nurse said that", counterfactual="The man said that", target="he", foil="she")
     right = Task.from_pairs([pair], lm, heldout=0).search[0]
     assert (lm.tokenizer.decode(right.target), lm.tokenizer.decode(right.foil)) == (" he", " she")
-    monkeypatch.setattr(task_room, "_encode_answer", answer_alone)
+    monkeypatch.setattr(Encoder, "_answer", answer_alone)
     wrong = Task.from_pairs([pair], lm, heldout=0).search[0]
     assert lm.tokenizer.decode(wrong.foil) == "she" and wrong.foil != right.foil
     assert off(Trace(lm, Task("wrong", (wrong,))).base_values, Trace(lm, Task("right", (right,))).base_values) > 1e-3
@@ -121,11 +122,11 @@ def test_a_tokenizer_sets_its_first_token_once(monkeypatch, name):
     lm = mct.load_model("tutorial" if name == "tutorial" else asset("models/stories260K/config.json").parent, device="cpu")
     first = lm.tokenizer.bos_token_id
     pair = dict(base="the man said that", counterfactual="the woman said that", target="she", foil="he")
-    right = Task.from_pairs([pair], lm, heldout=0).search[0]
+    right = Task.from_pairs([pair], lm, heldout=0, aligned=False).search[0]
     assert right.base[0] == right.counterfactual[0] == first
     assert first not in right.base[1:] + right.counterfactual[1:] + right.target + right.foil
-    monkeypatch.setattr(task_room, "_encode_answer", answer_alone)
-    wrong = Task.from_pairs([pair], lm, heldout=0).search[0]
+    monkeypatch.setattr(Encoder, "_answer", answer_alone)
+    wrong = Task.from_pairs([pair], lm, heldout=0, aligned=False).search[0]
     assert wrong.target[0] == wrong.foil[0] == first
     values = [Trace(lm, Task("one", (e,)), "head_output", positions="last").base_values for e in (right, wrong)]
     assert off(*values) > 1e-2
@@ -135,9 +136,9 @@ def test_a_wrong_row_is_refused_with_its_number(monkeypatch, tutorial):
     good = [dict(base=f"the {who} said that", counterfactual="the man said that", target="he", foil="she")
             for who in ("nurse", "secretary", "dancer")]
     rows = [*good, dict(good[0], base="the astronaut said that")]
-    with pytest.raises(mct.InputError, match="^prompt 3: 'the astronaut said that' holds 'astronaut'"):
+    with pytest.raises(mct.InputError, match="^prompt 3: base 'the astronaut said that' holds 'astronaut'"):
         Task.from_pairs(rows, tutorial)
-    monkeypatch.setattr(task_room, "_check_known", lambda *_: None)
+    monkeypatch.setattr(Encoder, "_unreadable", lambda *_: [])
     silent = Task.from_pairs(rows, tutorial, heldout=0)
     assert tutorial.tokenizer.unk_token_id in silent.search[3].base
 
