@@ -88,7 +88,9 @@ class Memory:
         device = device or lm.device
         a_token = sum(widths(lm)[kind] for kind in kinds) * layers * item
         weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-        values = 0 if corruption in NEVER_RUN else shape.n * shape.answers * shape.tokens * a_token
+        # Keys of a pattern reach back over the prefix.
+        before = shape.prefix * lm.kv_heads * lm.head_width * layers * item * ("head_pattern" in kinds)
+        values = 0 if corruption in NEVER_RUN else shape.n * shape.answers * (shape.tokens * a_token + before)
         batch = min(values, batch_rows * shape.tokens * a_token)  # recorded at once, before it is put into the cache
         reads, graph_reads = (rows // shape.answers * shape.reads for rows in (batch_rows, graph_rows))
         process = 0

@@ -54,11 +54,11 @@ def only_cached(name: str, revision: str | None) -> bool:
     return False
 
 
-def check_folder(folder: Path) -> None:
-    """Raises InputError if a local folder lacks a config or safetensors weights."""
+def check_folder(folder: Path, weights: bool = True) -> None:
+    """Raises InputError if a local folder lacks a config or (if they are needed) safetensors weights."""
     if not (folder / "config.json").is_file():
         raise InputError(f"model folder {str(folder)!r} has no config.json; give a folder in Hugging Face format")
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         other = next((p.name for p in sorted(folder.glob("*")) if p.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack")), None)
         raise InputError(f"cannot load model {str(folder)!r}: " + (f"its weights are in {other}; {CONVERT}" if other else
                          "it has a config.json but no weights; put its model.safetensors there"))

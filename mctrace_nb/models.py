@@ -110,10 +110,15 @@ def skeleton(model, dtype: torch.dtype) -> LanguageModel:
 
     Raises InputError if there is no configuration, or the family cannot be traced.
     """
-    config, name = model, getattr(model, "name_or_path", "") or type(model).__name__
+    named = isinstance(model, (str, os.PathLike))
+    name = str(model) if named else getattr(model, "name_or_path", "") or type(model).__name__
     with _quiet(bars=False), _explained(name):
-        if isinstance(model, (str, os.PathLike)):
-            config, name = _config(*_find(model, None), None)[0], str(model)
+        config = model
+        if named:
+            place, local = _find(model, None)
+            if local:
+                check_folder(place, weights=False)
+            config, _ = _config(place, local, None)
         check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
         with torch.device("meta"):
             return wrap_model(AutoModelForCausalLM.from_config(config, dtype=dtype), None, name)
