@@ -138,6 +138,11 @@ def singles(frame, unit: str = "nats", most: int = 24) -> Figure:
                           f"{best['component']} with {best['effect']:.2f} {unit}.")
 
 
+def _tenths(grid) -> np.ndarray:
+    """Numbers as text with one decimal, and no minus before a zero."""
+    return np.vectorize(lambda v: "0.0" if abs(v) < 0.05 else f"{v:.1f}")(np.asarray(grid))
+
+
 def interactions(frame, unit: str = "nats") -> Figure:
     """Pairwise interactions as a map: joint effect minus the sum of the two singles; blue synergy, orange redundancy."""
     names = list(dict.fromkeys(name for pair in frame["components"] for name in pair))
@@ -148,7 +153,7 @@ def interactions(frame, unit: str = "nats") -> Figure:
     size = 0.4 * len(names) + 1.4
     canvas, (axis,) = _canvas(size + 0.8, size)
     limit = np.nanmax(np.abs(grid)) or 1.0
-    written = np.vectorize(lambda v: f"{v:.1f}".replace("-0.0", "0.0"))(grid) if len(names) <= 14 else False
+    written = _tenths(grid) if len(names) <= 14 else False
     with np.errstate(invalid="ignore"):
         sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
                     annot=written, fmt="", annot_kws={"fontsize": 7}, xticklabels=names, yticklabels=names,
@@ -184,7 +189,7 @@ def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
     canvas, (axis,) = _canvas(max(4.5, 0.32 * frame.shape[1] + 3.2), 0.32 * len(frame) + 1.2)
     limit = np.nanmax(np.abs(frame.to_numpy())) or 1.0
     sns.heatmap(frame, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
-                annot=frame.shape[1] <= 8, fmt=".1f", annot_kws={"fontsize": 7}, linewidths=0.5,
+                annot=_tenths(frame) if frame.shape[1] <= 8 else False, fmt="", annot_kws={"fontsize": 7}, linewidths=0.5,
                 cbar_kws={"label": f"{what} ({unit})", "shrink": 0.8})
     axis.tick_params(labelsize=8)
     axis.tick_params(axis="y", labelrotation=0)

@@ -62,11 +62,15 @@ def per_prompt(comparison: Comparison) -> plots.Figure:
     return plots.per_prompt({name: t.effects(list(chosen)).cpu().numpy() for name, t in halves.items()}, trace.metric.unit)
 
 
+def _spoken(kind: str) -> str:
+    return "the residual stream" if kind == "residual" else f"the {kind.replace('_', ' ')}"
+
+
 def position_map(trace, kind: str) -> plots.Figure:
     """The layer x token picture of one kind of block, averaged over prompts; of desiderata, for the first behaviour."""
     one = trace if isinstance(trace, Trace) else trace.traces[0]
     found = sweep(one.again(components=kind, positions="all"))
-    return plots.layer_by_token(found.by_role(), "effect of " + kind.replace("_", " "), trace.metric.unit)
+    return plots.layer_by_token(found.by_role(), f"effect of {_spoken(kind)}", trace.metric.unit)
 
 
 def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
@@ -100,8 +104,8 @@ def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
                             "more together. Negative (orange): each does what the other does already."))
     if positions_of:
         made.append(Section("positions", "Where: layer by layer, token by token", position_map(trace, positions_of),
-                            f"The effect of one layer's {positions_of.replace('_', ' ')} at one token at a time, averaged over the "
-                            "prompts and over the tokens of one role."))
+                            f"The effect of {_spoken(positions_of)} of one layer at one token at a time, averaged over the prompts and "
+                            "over the tokens of one role. The subject is what differs between the two prompts, or what noise acts on."))
     for method in ("pgb", "pgb-log"):
         front = comparison.front(method)
         course = next((s for s in front.selections if s.budget == comparison.budget), None) if front else None
@@ -144,13 +148,16 @@ def how(trace) -> str:
 
 def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
     """The report as one self-contained page: no request leaves it."""
-    model = "the tutorial model" if comparison.trace.model.name == "tutorial" else comparison.trace.model.name
+    name = comparison.trace.model.name
+    model = "the tutorial model" if name == "tutorial" else Path(name).name if Path(name).is_absolute() else name
     environment = Environment(loader=PackageLoader("mctrace_nb", "templates"), autoescape=select_autoescape(["html"]))
     figures = [dict(name=p.name, heading=p.heading, reading=p.reading, alt=p.figure.text,
                     data=base64.b64encode(p.figure.png).decode()) for p in parts]
     trace = comparison.trace
     pairs = trace.task.to_frame().head(3)[["base", "counterfactual", "target", "foil"]].to_dict("records")
-    table, behind = comparison.table().reset_index(), comparison.evidence.round(2).fillna("")
+    table, behind = comparison.table().reset_index(), comparison.evidence.copy()
+    behind["beaten_by"] = [f"{x:.0%}" if x == x else "" for x in behind.get("beaten_by", [float("nan")] * len(behind))]
+    behind[["effect", "ci_low", "ci_high"]] = behind[["effect", "ci_low", "ci_high"]].map(lambda x: f"{x:.2f}" if x == x else "")
     said = speech(trace, comparison.best) if isinstance(trace, Trace) and trace.direction == "replace" else None
     facts = {"model": repr(trace.model), "task": f"{trace.task.name} ({trace.task.source or 'your own prompts'})",
              "prompts": f"{len(trace.task.search)} for the search, {len(trace.task.heldout)} held out",

@@ -144,7 +144,7 @@ def speech(trace: Trace, selection: Selection, prompts: int = 3, tokens: int = 8
         for name, ids, put in [*runs, *([("counterfactual prompt", other, (None, None))] if other else [])]:
             likely = next_tokens(lm, ids, *put, top=top)
             rows.append(dict(prompt=trace.task.text(ids), run=name, text=continuation(lm, ids, *put, tokens=tokens).strip(),
-                             next=", ".join(f"{t.strip()} {p:.2f}" for t, p in zip(likely["token"], likely["probability"]))))
+                             next=", ".join(f"{t!r} {p:.2f}" for t, p in zip(likely["token"], likely["probability"]))))
     return pd.DataFrame(rows, columns=["prompt", "run", "next", "text"])
 
 

@@ -84,7 +84,7 @@ def test_a_found_set_changes_what_is_said(tutorial):
     best = search(trace, "exhaustive", budgets=[3], progress=False)[3]
     said = mct.speech(trace, best)
     assert list(said["run"]) == ["untouched", "the set replaced", "counterfactual prompt"] * 3
-    first = said["next"].str.split().str[0]
+    first = said["next"].str.split(",").str[0].str.split().str[0]
     assert first[0] != first[2] == first[1]
     assert mct.speech(trace.again(corruption="noise"), best).empty
 

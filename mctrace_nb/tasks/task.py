@@ -121,7 +121,10 @@ def build(records: list[Record], model, name: str, heldout: float, seed: int, so
     if alike:
         notes.append(f"target and foil begin with the same token in {len(alike)} of {len(examples)} pairs "
                      f"({alike[0].unit} {', '.join(str(e.number) for e in alike)})")
-    search, kept_out = _split(examples, heldout, seed)
+    try:
+        search, kept_out = _split(examples, heldout, seed)
+    except InputError as error:  # too few pairs, perhaps because rows were left out
+        raise InputError("; ".join([str(error), *notes])) from None
     return Task(name, search, kept_out, source, seed, Reader(model.tokenizer), tuple(notes))
 
 
