@@ -22,8 +22,8 @@ def _trace(argv: list[str]) -> int:
     options_of = {f"--{p['name'].replace('_', '-')}": p for p in notebook_parameters()}
     for option, p in options_of.items():
         if p["name"] != "out":
-            parser.add_argument(option, dest=p["name"], metavar=p["type"].upper(),
-                                default=argparse.SUPPRESS, help=f"{p['help']} (default {p['default']!r})")
+            switch = dict(nargs="?", const="true") if p["type"] == "bool" else {}  # --known or --known false
+            parser.add_argument(option, dest=p["name"], metavar=p["type"].upper(), default=argparse.SUPPRESS, **switch, help=f"{p['help']} (default {p['default']!r})")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the report and the data go")
     parser.add_argument("--force", action="store_true", help="replace the folder if it is not empty")
     options, unknown = parser.parse_known_args(argv)

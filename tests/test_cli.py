@@ -93,6 +93,14 @@ BAD = {
     "n 1": (["--n", "1"], "n=1 is out of range"),
     "lambda": (["--lambda1", "-1"], "lambda1=-1.0 is out of range"),
     "stray word": (["names"], "unknown option 'names'"),
+    "no such file": (["--task", "no/such/pairs.csv"], "task file 'no/such/pairs.csv' is not there"),
+    "variant": (["--task", "winobias:tpye2"], "did you mean 'type2'"),
+    "kept task": (["--keep", "facts, nams"], "did you mean 'names'"),
+    "metric file": (["--metric", "mine.py:margin"], "there is no file 'mine.py'"),
+    "switch": (["--restore", "maybe"], "restore='maybe' is not a valid bool"),
+    "cache": (["--cache", "disk"], "unknown cache 'disk'"),
+    "map": (["--position-map", "heads"], "unknown position_map 'heads'"),
+    "answer rule": (["--answer-rule", "max"], "unknown answer_rule 'max'"),
 }
 
 
@@ -115,6 +123,43 @@ def test_bad_input_known_only_in_the_kernel_leaves_nothing(options, message, tmp
     done = mctrace("trace", "--n", "8", *options, "--out", tmp_path / "above" / "out")
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
     assert not list(tmp_path.iterdir())
+
+
+OWN = [("first", "second", "right", "wrong", "kind")] + [
+    (f"the {woman} said that", f"the {man} said that", "he", "she", woman)
+    for woman, man in (("nurse", "man"), ("dancer", "man"), ("secretary", "man"), ("librarian", "man"))]
+
+
+@pytest.mark.slow
+def test_own_file_with_everything_asked_for(tmp_path):
+    """A csv with columns and a row of its own making, a metric from a file, all by the command line."""
+    import csv
+
+    with open(tmp_path / "mine.csv", "w", newline="") as file:
+        csv.writer(file).writerows([*OWN, ("the nurse said that", "the nurse said that", "he", "she", "same")])
+    (tmp_path / "margin.py").write_text("def margin(logits):\n    return logits.amax(-1) - logits.mean(-1)\n")
+    columns = "base=first,counterfactual=second,target=right,foil=wrong,group=kind"
+    options = ["--task", tmp_path / "mine.csv", "--columns", columns, "--n", "0", "--methods", "greedy,top-k", "--budget", "1"]
+    refused = mctrace("trace", *options, "--out", tmp_path / "out")
+    assert refused.returncode == 2 and "line 6: base and counterfactual are the same" in refused.stderr.splitlines()[-1]
+    done = mctrace("trace", *options, "--skip-bad-rows", "--metric", f"{tmp_path / 'margin.py'}:margin", "--corruption", "noise",
+                   "--restore", "--position-map", "residual", "--cache", "recompute", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["split"] == {"search": 2, "heldout": 2} and "1 of 5 rows left out: line 6" in result["notes"][0]
+    assert result["metric"] == "margin" and result["parameters"]["restore"] is True
+    assert {row["what"] for row in result["evidence"]} >= {"the set", "everything outside it", "random sets of its size"}
+    assert (tmp_path / "out" / "positions.png").stat().st_size > 5000
+    assert "given back the values" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_desiderata_by_the_command_line(tmp_path):
+    done = mctrace("trace", "--task", "binding", "--keep", "binding_operation", "--n", "16", "--budget", "2", "--methods",
+                   "exhaustive,greedy", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["task"] == "binding, keeping binding_operation" and "binding_operation, to keep" in result["words"]
 
 
 def test_out_must_be_writable(tmp_path, capsys, monkeypatch):
