@@ -13,39 +13,68 @@ class _OneLine(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def _analysis_options(command: str, description: str) -> tuple[_OneLine, dict]:
+    """A parser with an option for each parameter of the analysis notebook, and those parameters by option."""
+    from mctrace_nb.run import notebook_parameters
+
+    parser = _OneLine(prog=f"mctrace_nb {command}", allow_abbrev=False, description=description)
+    options_of = {f"--{p['name'].replace('_', '-')}": p for p in notebook_parameters() if p["name"] != "out"}
+    for option, p in options_of.items():
+        switch = dict(nargs="?", const="true") if p["type"] == "bool" else {}  # --known or --known false
+        parser.add_argument(option, dest=p["name"], metavar=p["type"].upper(), default=argparse.SUPPRESS, **switch,
+                            help=f"{p['help']} (default {p['default']!r})".replace("%", "%%"))
+    return parser, options_of
+
+
+def _parsed(parser: _OneLine, options_of: dict, argv: list[str]) -> dict:
+    """The options given, by name. Raises InputError for an option that there is not."""
+    from mctrace_nb.errors import InputError, one_of
+
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        one_of(unknown[0].split("=")[0], options_of, "option")
+        raise InputError(f"option {unknown[0]!r} is not understood; write --name value")
+    return vars(options)
+
+
+def _refused(prog: str, error: Exception) -> int:
+    print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
 def _trace(argv: list[str]) -> int:
     from mctrace_nb.errors import InputError
-    from mctrace_nb.run import AnalysisFailed, analyse, notebook_parameters
+    from mctrace_nb.run import AnalysisFailed, analyse
 
-    parser = _OneLine(prog="mctrace_nb trace", allow_abbrev=False,
-                      description="Trace a behaviour of a model and leave a report that opens offline.")
-    options_of = {f"--{p['name'].replace('_', '-')}": p for p in notebook_parameters()}
-    for option, p in options_of.items():
-        if p["name"] != "out":
-            switch = dict(nargs="?", const="true") if p["type"] == "bool" else {}  # --known or --known false
-            parser.add_argument(option, dest=p["name"], metavar=p["type"].upper(), default=argparse.SUPPRESS, **switch, help=f"{p['help']} (default {p['default']!r})")
+    parser, options_of = _analysis_options("trace", "Trace a behaviour of a model and leave a report that opens offline.")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the report and the data go")
     parser.add_argument("--force", action="store_true", help="replace the folder if it is not empty")
-    options, unknown = parser.parse_known_args(argv)
-    given = {k: v for k, v in vars(options).items() if k not in ("out", "force")}
     try:
-        if unknown:
-            from mctrace_nb.errors import one_of
-
-            one_of(unknown[0].split("=")[0], options_of, "option")
-            raise InputError(f"option {unknown[0]!r} is not understood; write --name value")
+        given = _parsed(parser, {**options_of, "--out": None, "--force": None}, argv)
+        out, force = given.pop("out"), given.pop("force")
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run tidies up like an interrupted one
-        report = analyse(given, options.out, options.force)
+        report = analyse(given, out, force)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; nothing was left behind", file=sys.stderr)
         return 130
     except InputError as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(parser.prog, error)
     except AnalysisFailed as error:
         print(f"{parser.prog}: {error} (see {error.folder / 'analysis.failed.ipynb'} and error.json)", file=sys.stderr)
         return 1
     print(f"done: open {report}")
+    return 0
+
+
+def _estimate(argv: list[str]) -> int:
+    from mctrace_nb.errors import InputError
+    from mctrace_nb.run import foresee
+
+    parser, options_of = _analysis_options("estimate", "What a trace with these options would cost; no weights are loaded.")
+    try:
+        print(foresee(_parsed(parser, options_of, argv)))
+    except InputError as error:
+        return _refused(parser.prog, error)
     return 0
 
 
@@ -91,6 +120,7 @@ def _tasks(argv: list[str]) -> int:
 
 
 COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
+            "estimate": (_estimate, "what a trace would cost in time and memory, before it is started"),
             "bench": (_bench, "measure speed and quality, write bench.json"),
             "notebooks": (_notebooks, "execute all notebooks and save their outputs"),
             "tasks": (_tasks, "list every task, its source and licence"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Iterable, Sequence
 
@@ -37,11 +37,12 @@ def _interval(low: float, high: float) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Fronts of several methods on one trace; `budget` is the one reported on."""
+    """Fronts of several methods on one trace; `budget` is the one reported on. others: sets from elsewhere, by name."""
 
     trace: Effects
     fronts: tuple[Front, ...]
     budget: int
+    others: dict[str, Selection] = field(default_factory=dict)
 
     def front(self, method: str) -> Front | None:
         return next((f for f in self.fronts if f.method == method), None)
@@ -64,7 +65,7 @@ class Comparison:
     @cached_property
     def evidence(self) -> pd.DataFrame:
         """What stands behind the best selection: see `views.evidence`."""
-        return evidence(self.trace, self.best, seed=self.trace.seed)
+        return evidence(self.trace, self.best, seed=self.trace.seed, others=self.others)
 
     def share(self, effect: float) -> str:
         """An effect as a share of the best one, "" where a share would mean nothing (a side that is not positive)."""
@@ -134,17 +135,24 @@ class Comparison:
         return " ".join(warned + said)
 
 
+def budgets_of(budget: int, n: int) -> list[int]:
+    """The budgets of a front that reports on one of them: 1 to 8, or to twice the budget if that is more."""
+    check_budgets([budget], n)
+    return check_budgets(range(1, min(n, max(8, 2 * budget)) + 1), n)
+
+
 def compare(trace: Effects, methods: str | Sequence[str] = "auto", budget: int = 4, budgets: Iterable[int] | None = None,
-            direction: str = "max", seed: int = 0, progress: bool = True, **pgb_options) -> Comparison:
+            direction: str = "max", seed: int = 0, progress: bool = True, others: dict[str, Selection] | None = None,
+            **pgb_options) -> Comparison:
     """Runs several methods at the same budgets and collects their fronts.
 
     methods: "auto" (all; the enumeration only up to 20,000 sets) or names. budget: the one reported on; budgets: the
-    front's, by default 1 to 8, or to twice the budget if that is more. pgb_options: settings of the relaxed searches.
+    front's, by default 1 to 8, or to twice the budget if that is more. others: sets found elsewhere, by name, to be measured here
+    too. pgb_options: settings of the relaxed searches.
     Raises InputError for unknown methods or options, or a budget out of range.
     """
     n = len(trace.components)
-    check_budgets([budget], n)
-    budgets = check_budgets(range(1, min(n, max(8, 2 * budget)) + 1) if budgets is None else [*budgets, budget], n)
+    budgets = budgets_of(budget, n) if budgets is None else check_budgets([*budgets, budget], n)
     for name in pgb_options:
         one_of(name, PGB_OPTIONS, "option of the relaxed searches")
     fronts = []
@@ -157,4 +165,4 @@ def compare(trace: Effects, methods: str | Sequence[str] = "auto", budget: int =
     if not any(s.budget == budget for f in fronts for s in f.selections):
         raise InputError(f"{', '.join(f.method for f in fronts)} found no set for budget {budget}; name more methods, or give "
                          "another budget")
-    return Comparison(trace, tuple(fronts), budget)
+    return Comparison(trace, tuple(fronts), budget, dict(others or {}))

@@ -31,18 +31,18 @@ METHODS = ("exhaustive", "greedy", "top-k", "random", "pgb", "pgb-log")
 
 @dataclass(frozen=True)
 class Shape:
-    """The rows of a task. n: prompts. answers K: rows a prompt. tokens T: run in every pass; prefix P: run once; reads U:
-    logits read a prompt."""
+    """The rows of a task. n: prompts. answers K: rows a prompt. tokens T: run in every pass; prefix P: run once; reads:
+    logits read a prompt, on average."""
 
     n: int
     answers: int
     tokens: int
     prefix: int
-    reads: int
+    reads: float
 
     @classmethod
     def of(cls, rows: Rows) -> "Shape":
-        return cls(*rows.ids.shape, rows.prefix.shape[1], rows.read_valid.shape[1])
+        return cls(*rows.ids.shape, rows.prefix.shape[1], rows.read_valid.sum().item() / len(rows.ids))
 
 
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
@@ -92,7 +92,7 @@ class Memory:
         before = shape.prefix * lm.kv_heads * lm.head_width * layers * item * ("head_pattern" in kinds)
         values = 0 if corruption in NEVER_RUN else shape.n * shape.answers * (shape.tokens * a_token + before)
         batch = min(values, batch_rows * shape.tokens * a_token)  # recorded at once, before it is put into the cache
-        reads, graph_reads = (rows // shape.answers * shape.reads for rows in (batch_rows, graph_rows))
+        reads, graph_reads = (rows / shape.answers * shape.reads for rows in (batch_rows, graph_rows))
         process = 0
         if device.type == "cpu":
             import psutil

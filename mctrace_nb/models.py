@@ -105,23 +105,25 @@ def _config(place: str | Path, local: bool, revision: str | None):
     return config, where
 
 
-def skeleton(model, dtype: torch.dtype) -> LanguageModel:
+def skeleton(model, dtype: torch.dtype, tokenizer: bool = False) -> LanguageModel:
     """The layout of a model without its weights, from its configuration alone: a name as for `load_model`, or a config.
+    tokenizer: whether to load that, which a name is needed for.
 
     Raises InputError if there is no configuration, or the family cannot be traced.
     """
     named = isinstance(model, (str, os.PathLike))
     name = str(model) if named else getattr(model, "name_or_path", "") or type(model).__name__
     with _quiet(bars=False), _explained(name):
-        config = model
+        config, words = model, None
         if named:
             place, local = _find(model, None)
             if local:
                 check_folder(place, weights=False)
-            config, _ = _config(place, local, None)
+            config, where = _config(place, local, None)
+            words = _load_tokenizer(place, **where) if tokenizer else None
         check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
         with torch.device("meta"):
-            return wrap_model(AutoModelForCausalLM.from_config(config, dtype=dtype), None, name)
+            return wrap_model(AutoModelForCausalLM.from_config(config, dtype=dtype), words, name)
 
 
 def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", device: str | None = None,

@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from mctrace_nb import plots
 from mctrace_nb.compare import Comparison
+from mctrace_nb.errors import InputError
+from mctrace_nb.results import Selection
 from mctrace_nb.tracing import Trace
 from mctrace_nb.views import speech, sweep
 
@@ -137,6 +139,21 @@ def result(comparison: Comparison, parameters: dict) -> dict:
         words=comparison.words())
 
 
+def earlier(folder: str | Path) -> dict[str, Selection]:
+    """The best set of an earlier run, by the name of its folder, to be measured elsewhere: for `compare(others=...)`.
+
+    Raises InputError if the folder holds no `result.json` of a run.
+    """
+    path = Path(folder) / "result.json"
+    try:
+        run = json.loads(path.read_text())
+        chosen = run["selection"]
+        return {f"the set of {Path(folder).name}": Selection(chosen["method"], tuple(chosen["components"]), chosen["effect"],
+                                                           run["budget"], kinds=tuple(run["kinds"]))}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not the result of a run; give the folder that an earlier `trace --out` made") from None
+
+
 def how(trace) -> str:
     """What was run and what was put in, in two sentences."""
     if trace.direction == "restore":
@@ -163,7 +180,8 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
              "prompts": f"{len(trace.task.search)} for the search, {len(trace.task.heldout)} held out",
              "components": f"{len(trace.components)} of kind {', '.join(trace.components.kinds)}",
              "values from": trace.corruption, "positions": trace.positions,
-             "metric": f"{trace.metric.name}, effects in {trace.metric.unit}", "sign": SIGN_RULE,
+             "metric": f"{trace.metric.name}, effects in {trace.metric.unit}; answers of several tokens by the {trace.answer_rule} of "
+                       "their log-probabilities", "sign": SIGN_RULE,
              **({"notes": " ".join(trace.task.notes)} if trace.task.notes else {})}
     return environment.get_template("report.html").render(
         title=f"Which components carry “{trace.task.name}” in {model}?", words=comparison.words(),

@@ -25,7 +25,7 @@ def _whole(value) -> int:
 TYPES = {"int": _whole, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
 
 
-PATHS = ("model", "task", "metric", "data_dir")  # parameters that may be paths
+PATHS = ("model", "task", "metric", "data_dir", "earlier")  # parameters that may be paths
 FILES = (".csv", ".jsonl")
 
 
@@ -70,6 +70,7 @@ def validate(parameters: dict) -> dict:
     from mctrace_nb.metrics import ANSWER_RULES, get_metric
     from mctrace_nb.models import DTYPES
     from mctrace_nb.relax import Settings
+    from mctrace_nb.report import earlier
     from mctrace_nb.rows import POSITIONS
     from mctrace_nb.search import SCORE
     from mctrace_nb.components import BLOCK_KINDS, KINDS
@@ -101,11 +102,37 @@ def validate(parameters: dict) -> dict:
     for name, least in (("seed", 0), ("budget", 1), ("n", 0), ("epochs", 1), ("batch_size", 1)):
         if values[name] < least:
             raise InputError(f"{name}={values[name]} is out of range; give at least {least}")
+    if values["earlier"]:
+        earlier(values["earlier"])
     if values["n"] == 1:
         raise InputError("n=1 is out of range; a single prompt pair cannot be halved, give at least 2, or 0 for all there are")
     named_methods(values["methods"], 1, [1])
     Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding")})
     return values
+
+
+def foresee(parameters: dict):
+    """The `Cost` of a run with these parameters: its real prompts are counted, but no weight is loaded.
+
+    Raises InputError as `validate` does, and for a model or task that cannot be found.
+    """
+    from mctrace_nb.compare import budgets_of, named_methods
+    from mctrace_nb.cost import estimate
+    from mctrace_nb.models import DTYPES, skeleton
+    from mctrace_nb.tasks import load_task
+
+    values = validate(parameters)
+    lm = skeleton(values["model"], DTYPES[values["dtype"]], tokenizer=True)
+    task = load_task(values["task"], lm, n=values["n"], seed=values["seed"], data_dir=values["data_dir"] or None,
+                     columns=values["columns"] or None, skip_bad_rows=values["skip_bad_rows"],
+                     aligned=values["positions"] != "last", chat=values["chat"])
+    kinds = values["components"].replace(" ", "").split(",")
+    n = len(lm.components(kinds))
+    budgets = budgets_of(values["budget"], n)
+    return estimate(lm, task, kinds, positions=values["positions"], corruption=values["corruption"],
+                    noise_on=values["noise_on"], methods=named_methods(values["methods"], n, budgets), budgets=budgets,
+                    epochs=values["epochs"], batch_size=values["batch_size"], cache=values["cache"],
+                    device=values["device"] or "cpu")
 
 
 def check_out(out: Path, force: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -104,10 +104,10 @@ def random_sets(trace: Effects, size: int, draws: int = 100, seed: int = 0) -> n
     return torch.cat([trace.effects(part).mean(-1) for part in masks.split(32)]).cpu().numpy()
 
 
-def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int = 0):
+def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int = 0, others: Mapping[str, Selection] | None = None):
     """A frame of what can be said for a set, on search and held-out prompts: what, prompts, effect, ci_low, ci_high.
 
-    Rows: the set; everything outside it (completeness: what the others still do without it); the total effect; random sets
+    Rows: the set; any `others` by their names, such as sets found on another task; everything outside it (completeness: what the others still do without it); the total effect; random sets
     of the same size (mean, and the 5th and 95th percentile over draws in place of an interval), with the share of them that
     do at least as much as the set in column `beaten_by`.
     """
@@ -115,16 +115,19 @@ def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int =
 
     rows = []
     for where, t in (("search", trace), *((("held-out", trace.heldout),) if trace.task.heldout else ())):
-        mine = t.indirect_effect(selection.components)
-        rows.append(dict(what="the set", prompts=where, effect=mine.mean, ci_low=mine.low, ci_high=mine.high))
+        first = len(rows)
+        for what, chosen in {"the set": selection, **(others or {})}.items():
+            _check_kinds(chosen, t)
+            e = t.indirect_effect(chosen.components)
+            rows.append(dict(what=what, prompts=where, effect=e.mean, ci_low=e.low, ci_high=e.high))
         outside, total = t.outside_effect(selection.components), t.estimate(t.total_effects())
         rows.append(dict(what="everything outside it", prompts=where, effect=outside.mean, ci_low=outside.low, ci_high=outside.high))
         rows.append(dict(what="total effect", prompts=where, effect=total.mean, ci_low=total.low, ci_high=total.high))
         if 0 < selection.size < len(t.components):
-            chance = random_sets(t, selection.size, draws, seed)
+            chance, mine = random_sets(t, selection.size, draws, seed), rows[first]["effect"]
             low, high = np.percentile(chance, [5, 95])
             rows.append(dict(what="random sets of its size", prompts=where, effect=chance.mean(), ci_low=low, ci_high=high,
-                             beaten_by=float((np.abs(chance) >= abs(mine.mean)).mean())))
+                             beaten_by=float((np.abs(chance) >= abs(mine)).mean())))
     return pd.DataFrame(rows)
 
 
@@ -148,6 +151,11 @@ def speech(trace: Trace, selection: Selection, prompts: int = 3, tokens: int = 8
     return pd.DataFrame(rows, columns=["prompt", "run", "next", "text"])
 
 
+def _check_kinds(selection: Selection, trace: Effects) -> None:
+    if selection.kinds and selection.kinds != trace.components.kinds:
+        raise InputError(f"{selection} is of kind {'+'.join(selection.kinds)}, {trace!r} is not; trace the same kinds")
+
+
 def transfer(selections: Sequence[Selection], traces: Sequence[Trace], draws: int = 100, seed: int = 0):
     """A frame of every selection's effect on every trace (other tasks, other models), with interval and random control.
 
@@ -159,8 +167,7 @@ def transfer(selections: Sequence[Selection], traces: Sequence[Trace], draws: in
     rows = []
     for selection in selections:
         for trace in traces:
-            if selection.kinds and selection.kinds != trace.components.kinds:
-                raise InputError(f"{selection} is of kind {'+'.join(selection.kinds)}, {trace!r} is not; trace the same kinds")
+            _check_kinds(selection, trace)
             e, total = trace.indirect_effect(selection.components), float(trace.total_effects().mean())
             chance = random_sets(trace, selection.size, draws, seed) if selection.size else np.zeros(1)
             rows.append(dict(found=f"{selection.method}: {', '.join(selection.components)}",

@@ -100,6 +100,7 @@ BAD = {
     "switch": (["--restore", "maybe"], "restore='maybe' is not a valid bool"),
     "cache": (["--cache", "disk"], "unknown cache 'disk'"),
     "map": (["--position-map", "heads"], "unknown position_map 'heads'"),
+    "earlier": (["--earlier", "no/such/run"], "is not the result of a run"),
     "answer rule": (["--answer-rule", "max"], "unknown answer_rule 'max'"),
 }
 
@@ -160,6 +161,11 @@ def test_desiderata_by_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["task"] == "binding, keeping binding_operation" and "binding_operation, to keep" in result["words"]
+    again = mctrace("trace", "--task", "facts", "--n", "16", "--budget", "1", "--methods", "greedy", "--earlier", tmp_path / "out",
+                    "--out", tmp_path / "second")
+    assert again.returncode == 0, again.stderr
+    carried = [row for row in json.loads((tmp_path / "second" / "result.json").read_text())["evidence"] if row["what"] == "the set of out"]
+    assert [row["prompts"] for row in carried] == ["search", "held-out"]
 
 
 def test_out_must_be_writable(tmp_path, capsys, monkeypatch):

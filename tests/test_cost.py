@@ -55,6 +55,17 @@ def test_the_cache_is_counted_to_the_byte(kind):
     assert mct.estimate(lm, task, kind, cache="recompute").memory.cache == 0 == mct.estimate(lm, task, kind, corruption="zero").memory.cache
 
 
+def test_the_command_line_foretells_what_the_run_will_do(capsys):
+    from mctrace_nb.__main__ import main
+
+    assert main(["estimate", "--task", "names", "--n", "16", "--methods", "greedy,top-k", "--budget", "2"]) == 0
+    said = capsys.readouterr().out
+    trace = Trace(mct.load_model("tutorial"), mct.load_task("names", mct.load_model("tutorial"), n=16), "head_output")
+    spent = [search(trace, m, budgets=range(1, 9), heldout=False, progress=False).selections[-1].forwards for m in ("greedy", "top-k")]
+    assert f"12 components; rows: greedy {spent[0]:,}, top-k {spent[1]:,};" in said
+    assert main(["estimate", "--task", "nams"]) == 2 and "did you mean 'names'" in capsys.readouterr().err
+
+
 def test_numbers_of_gpt2_small_from_its_config():
     from transformers import GPT2Config
 
