@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from mctrace_nb.errors import InputError
 from mctrace_nb.results import Front, Selection
 
 # Okabe and Ito's colours; a method keeps its colour and marker everywhere.
@@ -193,6 +194,27 @@ def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
     best = frame.stack().idxmax()
     return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest is {frame.stack().max():.2f} "
                           f"{unit} at {best[0]!r}, layer {best[1]}.")
+
+
+def heads(frame, column: str = "effect", unit: str = "nats") -> Figure:
+    """Every head's value as a map: rows layers, columns heads, for frames with `component` and `layer` such as `single_effects()`.
+
+    Raises InputError for components that are no heads.
+    """
+    numbers = frame["component"].str.extract(r"^L\d+H(\d+)")[0]
+    if numbers.isna().any():
+        raise InputError(f"{frame['component'][numbers.isna()].iloc[0]!r} is no head; give effects of heads, or use plots.singles")
+    grid = frame.assign(head=numbers.astype(int)).pivot(index="layer", columns="head", values=column)
+    canvas, (axis,) = _canvas(0.36 * grid.shape[1] + 2.6, 0.3 * grid.shape[0] + 1.2)
+    limit = np.nanmax(np.abs(grid.to_numpy())) or 1.0
+    sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
+                linewidths=0.5, cbar_kws={"label": f"{column.replace('_', ' ')} ({unit})", "shrink": 0.8})
+    axis.tick_params(labelsize=8)
+    axis.tick_params(axis="y", labelrotation=0)
+    axis.grid(False)
+    best, low = frame.loc[frame[column].idxmax()], frame.loc[frame[column].idxmin()]
+    return Figure(canvas, f"Map of the {column.replace('_', ' ')} of {len(frame)} heads, rows layers and columns heads; the largest is "
+                          f"{best['component']} with {best[column]:.3f} ({unit}), the smallest {low['component']} with {low[column]:.3f}.")
 
 
 def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) -> Figure:
