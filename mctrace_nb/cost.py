@@ -49,7 +49,7 @@ def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs
     """Rows forwarded and back-propagated by a search (masks x prompts); for pgb at most so many, for it may stop early."""
     last = max(budgets)
     return n * {"exhaustive": sum(math.comb(components, b) for b in budgets),
-                "greedy": sum(components - s for s in range(last)), "top-k": components + len(budgets),
+                "greedy": sum(components - s for s in range(min(last, components))), "top-k": components + len(budgets),
                 "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs}[method]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
+from functools import cache as remembered
 from typing import Sequence
 
 import numpy as np
@@ -13,14 +14,46 @@ from matplotlib.ticker import FuncFormatter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mctrace_nb.cost import LIBRARIES, Cost, Memory, Shape, seconds_for
+from mctrace_nb.components import KINDS
+from mctrace_nb.cost import LIBRARIES, Cost, Memory, Shape, estimate, seconds_for
+from mctrace_nb.layout import LanguageModel
+from mctrace_nb.models import DTYPES, skeleton
 from mctrace_nb.plots import INK, Figure, _canvas
+from mctrace_nb.published import published_config
 from mctrace_nb.tracing import Trace
 
 PARTS = {"weights": "#0072B2", "cache": "#E69F00", "prefix": "#CC79A7", "forward": "#56B4E9", "backward": "#D55E00"}
 SAID = {"cache": "cached values", "forward": "forward pass", "backward": "backward pass"}
 HATCHES = {"weights": "", "cache": "///", "prefix": "xx", "forward": "...", "backward": "\\\\"}
 LINES = (("#0072B2", "o"), ("#D55E00", "D"), ("#009E73", "s"), ("#CC79A7", "^"), ("#E69F00", "v"))
+
+
+@remembered
+def published_skeleton(model: str, dtype: str) -> LanguageModel:
+    """The layout of a model with published sizes, without weights."""
+    return skeleton(published_config(model), DTYPES[dtype])
+
+
+def costs(model: str, n: int = 64, tokens: int = 16, method: str = "greedy", budget: int = 8, dtype: str = "float32",
+          cache: str = "device", batch_rows: int = 0) -> dict[str, Cost]:
+    """The cost of a run for each kind of component, on the CPU: see `estimate`. model: a name of `published.SIZES`.
+
+    n: search prompts; tokens: of a prompt; budget: the search goes from 1 to it, or to all components there are; batch_rows: 0 leaves it to the kit.
+    """
+    lm = published_skeleton(model, dtype)
+    most = {kind: min(budget, len(lm.components(kind))) for kind in KINDS if kind != "residual"}
+    return {kind: estimate(lm, components=kind, n=n, tokens=tokens, methods=method, budgets=range(1, last + 1),
+                           batch_rows=batch_rows or None, cache=cache, dtype=dtype) for kind, last in most.items()}
+
+
+def cost_table(models: Sequence[str], **options):
+    """A frame of the cost of a run, a row for each model and kind of component: components, rows, memory of the weights and of
+    the run beside them in GiB, and minutes on this machine's CPU. options: as for `costs`."""
+    import pandas as pd
+
+    return pd.DataFrame([dict(model=model, kind=kind, components=cost.components, rows=sum(cost.rows.values()),
+                              weights_gib=cost.memory.weights / 2 ** 30, run_gib=cost.memory.run / 2 ** 30, minutes=cost.minutes)
+                         for model in models for kind, cost in costs(model, **options).items()])
 
 
 class _Alive(TorchDispatchMode):
@@ -52,7 +85,7 @@ class _Alive(TorchDispatchMode):
             self.now -= size
 
 
-def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 512), seed: int = 0):
+def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 0):
     """A frame of what so many random masks take: model, components, masks, rows (masks x prompts), seconds and mib, the most
     memory that tensors took at once beside the weights and what the trace keeps, and what was expected of both.
 

@@ -10,13 +10,13 @@ from typing import Callable
 import ipywidgets as ipy
 
 from mctrace_nb.components import KINDS
-from mctrace_nb.cost import METHODS, Cost, estimate
+from mctrace_nb.cost import METHODS
 from mctrace_nb.errors import InputError
-from mctrace_nb.models import DTYPES, skeleton
+from mctrace_nb.models import DTYPES
 from mctrace_nb.plots import Figure
-from mctrace_nb.published import SIZES, published_config
+from mctrace_nb.published import SIZES
 from mctrace_nb.sides import CACHES
-from mctrace_nb.sizing import memory_bars
+from mctrace_nb.sizing import costs, memory_bars, published_skeleton
 
 
 class Explorer:
@@ -68,22 +68,6 @@ class Explorer:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
 
 
-@cache
-def _skeleton(model: str, dtype: str):
-    return skeleton(published_config(model), DTYPES[dtype])
-
-
-def costs(model: str, n: int = 64, tokens: int = 16, method: str = "greedy", budget: int = 8, dtype: str = "float32",
-          cache: str = "device", batch_rows: int = 0) -> dict[str, Cost]:
-    """The cost of a run for each kind of component, on the CPU: see `estimate`. model: a name of `published.SIZES`.
-
-    n: search prompts; tokens: of a prompt; budget: the search goes from 1 to it; batch_rows: 0 leaves it to the kit.
-    """
-    lm = _skeleton(model, dtype)
-    return {kind: estimate(lm, components=kind, n=n, tokens=tokens, methods=method, budgets=range(1, budget + 1),
-                           batch_rows=batch_rows or None, cache=cache, dtype=dtype) for kind in KINDS if kind != "residual"}
-
-
 def _count(number: int) -> str:
     return f"{number:,}" if number < 10 ** 12 else f"{number:.0e}"
 
@@ -133,7 +117,7 @@ class CostCalculator(Explorer):
         every = costs(model, **options)
         cost = every[kind]
         rows = sum(cost.rows.values())
-        words = (f"{kind}: {len(_skeleton(model, options['dtype']).layers)} layers, {cost.components:,} components; {_count(rows)} rows in "
+        words = (f"{kind}: {len(published_skeleton(model, options['dtype']).layers)} layers, {cost.components:,} components; {_count(rows)} rows in "
                  f"about {_count(cost.passes)} forward passes; about {duration(cost.minutes)} on this machine's CPU; memory "
                  f"{(cost.memory.weights + cost.memory.run) / 2 ** 30:.2f} GiB beside Python itself.")
         return words, memory_bars(every, self.limit, f"{model}, {options['n']} prompts")
