@@ -184,15 +184,16 @@ def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
     """The layer x token picture from `views.Sweep.by_role()` or `.by_token(i)`: rows tokens, columns layers."""
     canvas, (axis,) = _canvas(max(4.5, 0.32 * frame.shape[1] + 3.2), 0.32 * len(frame) + 1.2)
     limit = np.nanmax(np.abs(frame.to_numpy())) or 1.0
+    digits = 1 if limit >= 1 else 2
     sns.heatmap(frame, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
-                annot=frame.shape[1] <= 8, fmt=".1f", annot_kws={"fontsize": 7}, linewidths=0.5,
-                cbar_kws={"label": f"{what} ({unit})", "shrink": 0.8})
+                annot=frame.round(digits) + 0.0 if frame.shape[1] <= 8 else False, fmt=f".{digits}f", annot_kws={"fontsize": 7},
+                linewidths=0.5, cbar_kws={"label": f"{what} ({unit})", "shrink": 0.8})
     axis.tick_params(labelsize=8)
     axis.tick_params(axis="y", labelrotation=0)
     axis.set(xlabel="layer", ylabel="")
     axis.grid(False)
-    best = frame.stack().idxmax()
-    return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest is {frame.stack().max():.2f} "
+    best = frame.stack().abs().idxmax()
+    return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest in size is {frame.stack()[best]:.2f} "
                           f"{unit} at {best[0]!r}, layer {best[1]}.")
 
 

@@ -9,10 +9,10 @@ from mctrace_nb.check import expect, graded
 
 
 def violations(lm, task):
-    """How far a model is from two contracts, in nats: a pair of numbers, the largest deviation on any prompt.
+    """How far a model is from two contracts: the largest deviation on any prompt, in nats, of each.
 
-    First, with `attn_block` and `mlp_block` as components: replacing nothing has no effect. Second: replacing
-    everything has the total effect, prompt by prompt.
+    With `attn_block` and `mlp_block` as components. First: replacing nothing has no effect. Second:
+    replacing everything has the total effect, prompt by prompt. Returns a pair of numbers.
     """
     ### BEGIN SOLUTION
     trace = mct.Trace(lm, task, ("attn_block", "mlp_block"))
@@ -23,16 +23,17 @@ def violations(lm, task):
 
 
 def fitting(config, limit):
-    """The `cache` and `batch_rows` with which 512 prompts of 64 tokens fit into `limit` GiB, weights included.
+    """The `cache` and `batch_rows` with which 512 prompts of 64 tokens fit into `limit` GiB.
 
-    Kind "mlp_neuron", method "greedy". Keep values on the "device" if they fit there with 16 rows at once, else
-    "recompute" them; then as many rows at once as fit, of 16, 32, 64, 128 and 256.
+    Weights included; kind "mlp_neuron", method "greedy". Keep values on the "device" if they fit
+    there with 16 rows at once, else "recompute" them. Then as many rows at once as fit, of 16, 32,
+    64, 128 and 256.
     """
     ### BEGIN SOLUTION
     for cache in ("device", "recompute"):
         for batch_rows in (256, 128, 64, 32, 16):
-            needed = mct.estimate(config, components="mlp_neuron", n=512, tokens=64, cache=cache, batch_rows=batch_rows).memory
-            if needed.weights + needed.run <= limit * 2 ** 30:
+            cost = mct.estimate(config, components="mlp_neuron", n=512, tokens=64, cache=cache, batch_rows=batch_rows)
+            if cost.memory.weights + cost.memory.run <= limit * 2 ** 30:
                 return dict(cache=cache, batch_rows=batch_rows)
     ### END SOLUTION
 
