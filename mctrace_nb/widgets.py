@@ -100,7 +100,7 @@ class CostCalculator(Explorer):
             model=menu("model", SIZES), kind=menu("kind", [k for k in KINDS if k != "residual"]), method=menu("search", METHODS),
             dtype=menu("numbers", DTYPES), cache=menu("cached values", CACHES), n=slider("prompts", 64, 2, 1024, 2),
             tokens=slider("tokens a prompt", 16, 4, 256, 4), budget=slider("budget", 4, 1, 20),
-            batch_rows=slider("rows at once", 0, 0, 1024, 16))
+            batch_rows=slider("rows (0: auto)", 0, 0, 1024, 16))
         controls["method"].value = "greedy"
         for name, value in start.items():
             if name not in controls:
