@@ -125,7 +125,7 @@ def random_model(family: str = "gpt2", layers: int = 2, heads: int = 4, width: i
     """A small model with random weights, made on the spot: to try a family, or to measure what sizes cost.
 
     family: the `model_type` of a configuration ("gpt2", "llama", "qwen3", "gpt_neox", ...). width: of the residual stream, a
-    multiple of `heads`; MLPs have four times as many neurons. tokenizer: default the tutorial's, so that its tasks can be read.
+    multiple of twice the heads; MLPs have four times as many neurons. tokenizer: default the tutorial's, so that its tasks can be read.
 
     Raises InputError for an unknown family, sizes that do not fit together, or a family that cannot be traced.
     """
@@ -142,10 +142,11 @@ def random_model(family: str = "gpt2", layers: int = 2, heads: int = 4, width: i
                      num_key_value_heads=heads, head_dim=width // heads, intermediate_size=4 * width, max_position_embeddings=64,
                      pad_token_id=0, bos_token_id=1, eos_token_id=2)
         try:
-            torch.manual_seed(seed)
             config = AutoConfig.for_model(family, **sizes)
             check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
-            return wrap_model(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"random {family}")
+            with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+                torch.manual_seed(seed)
+                return wrap_model(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"random {family}")
         except InputError:
             raise
         except Exception as error:  # some families ask for more sizes than these

@@ -38,7 +38,8 @@ def costs(model: str, n: int = 64, tokens: int = 16, method: str = "greedy", bud
           cache: str = "device", batch_rows: int = 0) -> dict[str, Cost]:
     """The cost of a run for each kind of component, on the CPU: see `estimate`. model: a name of `published.SIZES`.
 
-    n: search prompts; tokens: of a prompt; budget: the search goes from 1 to it, or to all components there are; batch_rows: 0 leaves it to the kit.
+    n: search prompts; tokens: of a prompt; budget: the search goes from 1 to it, or to all components there are; batch_rows:
+    0 leaves it to the kit. Raises InputError for a model without published sizes.
     """
     lm = published_skeleton(model, dtype)
     most = {kind: min(budget, len(lm.components(kind))) for kind in KINDS if kind != "residual"}
