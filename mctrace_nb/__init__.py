@@ -18,16 +18,17 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load_model": "models", "wrap_model": "models", "LanguageModel": "models",
+    "load_model": "models", "random_model": "models", "wrap_model": "models", "LanguageModel": "models",
     "Task": "tasks", "Example": "tasks", "load_task": "tasks",
-    "Desiderata": "desiderata", "known": "tracing", "estimate": "cost", "Cost": "cost",
+    "published_config": "published", "published_effects": "published", "published_runs": "published",
+    "measure": "sizing", "Desiderata": "desiderata", "known": "tracing", "estimate": "cost", "Cost": "cost",
     "sweep": "views", "evidence": "views", "transfer": "views", "speech": "views",
     "next_tokens": "apply", "continuation": "apply",
     "Components": "components", "Trace": "tracing", "Metric": "metrics",
     "Selection": "results", "Front": "results", "InputError": "errors",
     "search": "search", "pgb": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("grammar", "metrics", "plots", "report", "run", "stats")
+_ROOMS = ("check", "grammar", "metrics", "plots", "report", "run", "sizing", "stats", "widgets")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

@@ -49,7 +49,7 @@ def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs
     """Rows forwarded and back-propagated by a search (masks x prompts); for pgb at most so many, for it may stop early."""
     last = max(budgets)
     return n * {"exhaustive": sum(math.comb(components, b) for b in budgets),
-                "greedy": sum(components - s for s in range(last)), "top-k": components + len(budgets),
+                "greedy": sum(components - s for s in range(min(last, components))), "top-k": components + len(budgets),
                 "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs}[method]
 
 
@@ -165,13 +165,21 @@ def batch_rows_for(width: int, longest: int) -> int:
 
 @remembered
 def _speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Multiply-adds a second of the matrix library, measured once in a tenth of a second."""
+    """Multiply-adds a second of the matrix library, measured once in a tenth of a second: its best, for others may be at work."""
     a, b = (torch.ones(512, 512, device=device, dtype=dtype) for _ in "ab")
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < 0.1:
+    best, end = math.inf, time.perf_counter() + 0.1
+    while (start := time.perf_counter()) < end or best == math.inf:
         float((a @ b)[0, 0])  # waits for a GPU
-        done += 512 ** 3
-    return done / (time.perf_counter() - start)
+        best = min(best, time.perf_counter() - start)
+    return 512 ** 3 / best
+
+
+def seconds_for(lm: LanguageModel, shape: Shape, total: int, passes: int, device: torch.device | None = None) -> float:
+    """Expected seconds of so many rows (masks x prompts) in so many forward passes; device: as in `Memory.of`."""
+    inside = sum(p.numel() for layer in lm.layers for p in layer.block.parameters())
+    words = lm.model.get_output_embeddings().weight.shape[0]
+    multiply_adds = total * (shape.answers * shape.tokens * inside + shape.reads * words * lm.width)
+    return multiply_adds / (ATTAINED * _speed(device or lm.device, lm.dtype)) + passes * len(lm.layers) * SECONDS_A_LAYER
 
 
 def estimate(model, task: Task | None = None, components: str | Sequence[str] = "head_output", n: int = 32, tokens: int = 16,
@@ -201,11 +209,9 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens + shape.prefix)
     graph_rows = min(batch_size, shape.n) * shape.answers * any(m.startswith("pgb") for m in methods)
-    inside = sum(p.numel() for layer in lm.layers for p in layer.block.parameters())
-    words = lm.model.get_output_embeddings().weight.shape[0]
     total = sum(work.values()) + 2 * shape.n
     passes = math.ceil(total * shape.answers / rows_at_once)
-    multiply_adds = total * (shape.answers * shape.tokens * inside + shape.reads * words * lm.width)
-    seconds = multiply_adds / (ATTAINED * _speed(later or lm.device, lm.dtype)) + passes * len(lm.layers) * SECONDS_A_LAYER
-    return Cost(len(made), work, passes, seconds / 60,
+    if cache == "recompute" and corruption not in NEVER_RUN:  # every pass records the values of its prompts anew
+        total, passes = total + passes * min(shape.n, max(1, rows_at_once // shape.answers)), 2 * passes
+    return Cost(len(made), work, passes, seconds_for(lm, shape, total, passes, later) / 60,
                 Memory.of(lm, made.kinds, shape, corruption, cache, rows_at_once, graph_rows, later))

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from mctrace_nb.errors import InputError, one_of
@@ -124,6 +125,40 @@ def skeleton(model, dtype: torch.dtype, tokenizer: bool = False) -> LanguageMode
         check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
         with torch.device("meta"):
             return wrap_model(AutoModelForCausalLM.from_config(config, dtype=dtype), words, name)
+
+
+def random_model(family: str = "gpt2", layers: int = 2, heads: int = 4, width: int = 32, seed: int = 0,
+                 tokenizer=None) -> LanguageModel:
+    """A small model with random weights, made on the spot: to try a family, or to measure what sizes cost.
+
+    family: the `model_type` of a configuration ("gpt2", "llama", "qwen3", "gpt_neox", ...). width: of the residual stream, a
+    multiple of twice the heads; MLPs have four times as many neurons. tokenizer: default the tutorial's, so that its tasks can be read.
+
+    Raises InputError for an unknown family, sizes that do not fit together, or a family that cannot be traced.
+    """
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        near = get_close_matches(str(family), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, 1)
+        raise InputError(f"unknown family {family!r}{f'; did you mean {near[0]!r}?' if near else ''} (give the model_type of a "
+                         "causal language model, such as 'gpt2', 'llama' or 'qwen3')")
+    if min(layers, heads, width) < 1 or width % (2 * heads):
+        raise InputError(f"layers={layers}, heads={heads}, width={width}: give at least 1 of each, and a width that is a multiple "
+                         f"of twice the heads, such as {2 * heads * max(1, width // (2 * max(1, heads)))}")
+    with _quiet(bars=False):
+        tokenizer = tokenizer or _load_tokenizer(shipped("data/tutorial"))
+        sizes = dict(vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+                     num_key_value_heads=heads, head_dim=width // heads, intermediate_size=4 * width, max_position_embeddings=64,
+                     pad_token_id=0, bos_token_id=1, eos_token_id=2)
+        try:
+            config = AutoConfig.for_model(family, **sizes)
+            check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
+            with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+                torch.manual_seed(seed)
+                return wrap_model(AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer, f"random {family}")
+        except InputError:
+            raise
+        except Exception as error:  # some families ask for more sizes than these
+            raise InputError(f"cannot make a small model of family {family!r} ({reason(error)}); make it by hand and give it to "
+                             "wrap_model") from error
 
 
 def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", device: str | None = None,

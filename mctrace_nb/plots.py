@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from mctrace_nb.errors import InputError
 from mctrace_nb.results import Front, Selection
 
 # Okabe and Ito's colours; a method keeps its colour and marker everywhere.
@@ -138,11 +139,6 @@ def singles(frame, unit: str = "nats", most: int = 24) -> Figure:
                           f"{best['component']} with {best['effect']:.2f} {unit}.")
 
 
-def _tenths(grid) -> np.ndarray:
-    """Numbers as text with one decimal, and no minus before a zero."""
-    return np.vectorize(lambda v: "0.0" if abs(v) < 0.05 else f"{v:.1f}")(np.asarray(grid))
-
-
 def interactions(frame, unit: str = "nats") -> Figure:
     """Pairwise interactions as a map: joint effect minus the sum of the two singles; blue synergy, orange redundancy."""
     names = list(dict.fromkeys(name for pair in frame["components"] for name in pair))
@@ -153,7 +149,7 @@ def interactions(frame, unit: str = "nats") -> Figure:
     size = 0.4 * len(names) + 1.4
     canvas, (axis,) = _canvas(size + 0.8, size)
     limit = np.nanmax(np.abs(grid)) or 1.0
-    written = _tenths(grid) if len(names) <= 14 else False
+    written = np.vectorize(lambda v: f"{v:.1f}".replace("-0.0", "0.0"))(grid) if len(names) <= 14 else False
     with np.errstate(invalid="ignore"):
         sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
                     annot=written, fmt="", annot_kws={"fontsize": 7}, xticklabels=names, yticklabels=names,
@@ -188,16 +184,38 @@ def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
     """The layer x token picture from `views.Sweep.by_role()` or `.by_token(i)`: rows tokens, columns layers."""
     canvas, (axis,) = _canvas(max(4.5, 0.32 * frame.shape[1] + 3.2), 0.32 * len(frame) + 1.2)
     limit = np.nanmax(np.abs(frame.to_numpy())) or 1.0
+    digits = 1 if limit >= 1 else 2
     sns.heatmap(frame, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
-                annot=_tenths(frame) if frame.shape[1] <= 8 else False, fmt="", annot_kws={"fontsize": 7}, linewidths=0.5,
-                cbar_kws={"label": f"{what} ({unit})", "shrink": 0.8})
+                annot=frame.round(digits) + 0.0 if frame.shape[1] <= 8 else False, fmt=f".{digits}f", annot_kws={"fontsize": 7},
+                linewidths=0.5, cbar_kws={"label": f"{what} ({unit})", "shrink": 0.8})
     axis.tick_params(labelsize=8)
     axis.tick_params(axis="y", labelrotation=0)
     axis.set(xlabel="layer", ylabel="")
     axis.grid(False)
-    best = frame.stack().idxmax()
-    return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest is {frame.stack().max():.2f} "
+    best = frame.stack().abs().idxmax()
+    return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest in size is {frame.stack()[best]:.2f} "
                           f"{unit} at {best[0]!r}, layer {best[1]}.")
+
+
+def heads(frame, column: str = "effect", unit: str = "nats") -> Figure:
+    """Every head's value as a map: rows layers, columns heads, for frames with `component` and `layer` such as `single_effects()`.
+
+    Raises InputError for components that are no heads.
+    """
+    numbers = frame["component"].str.extract(r"^L\d+H(\d+)")[0]
+    if numbers.isna().any():
+        raise InputError(f"{frame['component'][numbers.isna()].iloc[0]!r} is no head; give effects of heads, or use plots.singles")
+    grid = frame.assign(head=numbers.astype(int)).pivot(index="layer", columns="head", values=column)
+    canvas, (axis,) = _canvas(0.36 * grid.shape[1] + 2.6, 0.3 * grid.shape[0] + 1.2)
+    limit = np.nanmax(np.abs(grid.to_numpy())) or 1.0
+    sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
+                linewidths=0.5, cbar_kws={"label": f"{column.replace('_', ' ')} ({unit})", "shrink": 0.8})
+    axis.tick_params(labelsize=8)
+    axis.tick_params(axis="y", labelrotation=0)
+    axis.grid(False)
+    best, low = frame.loc[frame[column].idxmax()], frame.loc[frame[column].idxmin()]
+    return Figure(canvas, f"Map of the {column.replace('_', ' ')} of {len(frame)} heads, rows layers and columns heads; the largest is "
+                          f"{best['component']} with {best[column]:.3f} ({unit}), the smallest {low['component']} with {low[column]:.3f}.")
 
 
 def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) -> Figure:

@@ -1,9 +1,34 @@
-"""Effects of GPT-2 as published by others, to compare one's own with: see data/published/README.md."""
+"""What others published: sizes of their models, and effects of GPT-2 to compare one's own with (data/published/README.md)."""
 
 from __future__ import annotations
 
 from mctrace_nb.errors import one_of
 from mctrace_nb.models import shipped
+
+# From the config.json of each model on the Hugging Face hub; what is left out is the default of the family.
+_QWEN3 = dict(family="qwen3", vocab_size=151936, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+              max_position_embeddings=32768, tie_word_embeddings=True)
+_LLAMA3 = dict(family="llama", vocab_size=128256, num_key_value_heads=8, intermediate_size=8192, max_position_embeddings=131072,
+               tie_word_embeddings=True)
+SIZES = {
+    "gpt2": dict(family="gpt2"),
+    "gpt2-medium": dict(family="gpt2", n_layer=24, n_head=16, n_embd=1024),
+    "Qwen/Qwen3-0.6B-Base": dict(_QWEN3, hidden_size=1024, intermediate_size=3072),
+    "Qwen/Qwen3-1.7B-Base": dict(_QWEN3, hidden_size=2048, intermediate_size=6144),
+    "unsloth/Llama-3.2-1B": dict(_LLAMA3, num_hidden_layers=16, num_attention_heads=32, head_dim=64, hidden_size=2048),
+    "unsloth/Llama-3.2-3B": dict(_LLAMA3, num_hidden_layers=28, num_attention_heads=24, head_dim=128, hidden_size=3072),
+}
+
+
+def published_config(name: str):
+    """The configuration of a well-known model, from its published sizes: for `estimate`, with no download and no weights.
+
+    name: one of `SIZES`. Returns a transformers config; raises InputError for another name. Source: the models' config.json.
+    """
+    from transformers import AutoConfig
+
+    sizes = dict(SIZES[one_of(name, SIZES, "model with published sizes")])
+    return AutoConfig.for_model(sizes.pop("family"), name_or_path=name, **sizes)
 
 
 def published_runs():

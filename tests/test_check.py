@@ -1,0 +1,102 @@
+"""Exercises: every stub fails its check, every solution passes, and the notebooks hold what is generated from them."""
+
+from importlib import import_module
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+import mctrace_nb as mct
+from mctrace_nb import check
+
+NOTEBOOKS = {p.stem: p for p in sorted((ROOT / "mctrace_nb" / "check").glob("nb*.py"))}
+EXERCISES = [(name, i + 1) for name in NOTEBOOKS for i in range(len(import_module(f"mctrace_nb.check.{name}").SOLUTIONS))]
+
+
+def checks(name, number):
+    return getattr(getattr(check, name), f"exercise_{number}")
+
+
+@pytest.mark.parametrize("name, number", EXERCISES)
+def test_stub_fails_and_solution_passes(name, number):
+    solution = getattr(check, name).SOLUTIONS[number - 1]
+    room = {}
+    exec(check.stub(name, number), room)
+    said = checks(name, number)(room[solution.__name__])
+    assert said.startswith("not yet: the function is still empty") and "\n" not in said
+    assert checks(name, number)(solution).startswith("right: ")
+
+
+@pytest.mark.parametrize("name, number", EXERCISES)
+def test_notebook_holds_the_stub_and_the_solution(name, number):
+    path, = (ROOT / "notebooks").glob(f"{name[2:]}_*.ipynb")
+    sources = [c.source for c in nbformat.read(path, as_version=4).cells]
+    stub, solution = check.stub(name, number), check.solution(name, number)
+    assert stub in sources and solution in sources
+    assert "SOLUTION" not in stub and "NotImplementedError" not in solution and solution.count("### ") == 2
+
+
+def wrong_answers():
+    """A function for each misconception, and what the check must say of it."""
+    import torch
+
+    def trace(lm, task):
+        return mct.Trace(lm, task, ("attn_block", "mlp_block"))
+
+    def deviations(lm, task):
+        t = trace(lm, task)
+        return t.effects(torch.zeros(len(t.components))), t.effects(torch.ones(len(t.components))) - t.total_effects()
+
+    yield 1, lambda lm, task: 0, "pair of numbers"
+    yield 1, lambda lm, task: (0.0, 0.0), "no component is on"
+    yield 1, lambda lm, task: (0.0, trace(lm, task).total_effects().abs().max().item()), "compare with the total effect"
+    yield 1, lambda lm, task: tuple(abs(d.mean().item()) for d in deviations(lm, task)), "cancel"
+    yield 1, lambda lm, task: (0.0, deviations(lm, task)[1].abs().max().item()), "do not take it for granted"
+    yield 1, lambda lm: 0, "your function raised TypeError"
+    yield 1, (0.0, 0.0), "give the function itself"
+    yield 2, lambda config, limit: None, "return a dict"
+    yield 2, lambda config, limit: dict(cache="device", batch_rows=16), "16 rows at once, but"
+    yield 2, lambda config, limit: dict(cache="device", batch_rows=256), "smaller batches leave the cached"
+    yield 2, lambda config, limit: dict(cache="recompute", batch_rows=16), "runs the other prompt again"
+
+
+@pytest.mark.parametrize("number, answer, said", wrong_answers())
+def test_misconceptions_are_named(number, answer, said):
+    line = checks("nb11", number)(answer)
+    assert line.startswith("not yet: ") and said in line and "\n" not in line
+
+
+def test_what_does_not_exist_is_refused():
+    with pytest.raises(mct.InputError, match="has no exercise 3"):
+        check.stub("nb11", 3)
+    with pytest.raises(AttributeError):
+        check.nb1
+
+
+@pytest.mark.parametrize("wrong, said", [(dict(family="gpt-2"), "did you mean 'gpt2'"), (dict(family="gptj"), "attention registry"),
+                                         (dict(width=30), "multiple of twice the heads"), (dict(layers=0), "at least 1"),
+                                         (dict(family="mamba"), "recurrent")])
+def test_random_models_that_cannot_be(wrong, said):
+    with pytest.raises(mct.InputError, match=said) as refusal:
+        mct.random_model(**wrong)
+    assert "\n" not in str(refusal.value)
+
+
+def test_random_models_differ_by_seed_alone():
+    import torch
+
+    a, b, c = (mct.random_model("llama", layers=3, heads=2, width=16, seed=s).model.get_input_embeddings().weight for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_measured_memory_is_what_tensors_take():
+    """By hand: the largest of what is alive, and nothing left when it is over."""
+    import torch
+
+    from mctrace_nb.sizing import _Alive
+
+    with _Alive() as alive:
+        kept = torch.ones(1000)
+        torch.ones(3000).view(30, 100)
+        kept += 1
+    assert (alive.peak, alive.now) == (16_000, 4_000)

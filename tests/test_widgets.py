@@ -1,0 +1,104 @@
+"""Explorers: a pure core, traits that follow the controls, errors in words, and a picture that stays without a kernel."""
+
+import re
+
+import pytest
+
+import mctrace_nb as mct
+from mctrace_nb.models import DTYPES, skeleton
+from mctrace_nb.published import SIZES, published_config
+from mctrace_nb.widgets import CostCalculator, Explorer, duration
+
+
+@pytest.fixture
+def calculator():
+    return CostCalculator(limit=4)
+
+
+def test_a_control_changes_words_and_picture(calculator):
+    words, picture = calculator.words.value, calculator.picture.value
+    assert "144 components" in words and "data:image/png;base64," in picture
+    calculator.controls["model"].value = "Qwen/Qwen3-1.7B-Base"
+    assert "448 components" in calculator.words.value and calculator.picture.value != picture
+    assert re.search(r'alt="Stacked bars[^"]{60,}"', calculator.picture.value)
+    calculator.controls["model"].value = "gpt2"
+    assert calculator.words.value == words and calculator.picture.value == picture
+
+
+def test_what_it_says_is_what_estimate_says(calculator):
+    calculator.controls["kind"].value, calculator.controls["n"].value = "mlp_output", 128
+    cost = mct.estimate(published_config("gpt2"), components="mlp_output", n=128, methods="greedy", budgets=range(1, 5))
+    assert f"{cost.rows['greedy']:,} rows" in calculator.words.value
+    assert f"{(cost.memory.weights + cost.memory.run) / 2 ** 30:.2f} GiB" in calculator.words.value
+
+
+def test_every_value_of_every_menu_and_both_ends_of_every_slider(calculator):
+    for control in calculator.controls.values():
+        before = control.value
+        for value in getattr(control, "options", None) or (control.min, control.max):
+            control.value = value
+            assert "status" in calculator.words.value and "computing" not in calculator.words.value
+        control.value = before
+
+
+def test_saved_notebooks_keep_picture_and_description(calculator):
+    data, metadata = calculator._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"} <= set(data)
+    assert data["text/plain"] == metadata["image/png"]["alt"] == calculator.figure.text
+
+
+def test_only_sliders_that_wait_and_no_output_widgets(calculator):
+    import ipywidgets
+
+    assert all(c.continuous_update is False for c in calculator.controls.values() if isinstance(c, ipywidgets.IntSlider))
+    assert not [w for w in calculator.view.children if isinstance(w, ipywidgets.Output)]
+
+
+def test_start_values_are_checked():
+    assert CostCalculator(n=32).controls["n"].value == 32
+    with pytest.raises(mct.InputError, match="unknown control 'prompts'"):
+        CostCalculator(prompts=3)
+    with pytest.raises(mct.InputError, match="'gpt5' is not a value"):
+        CostCalculator(model="gpt5")
+
+
+def test_bad_input_is_said_inside_and_other_errors_are_raised():
+    import ipywidgets
+
+    from mctrace_nb.plots import Figure, _canvas
+
+    calls = []
+
+    def compute(x):
+        calls.append(x)
+        if x == 2:
+            raise mct.InputError("x=2 is <not> allowed")
+        return f"{1 / (x - 3):.1f}", Figure(_canvas()[0], f"A picture of {x}.")
+
+    explorer = Explorer({"x": ipywidgets.IntSlider(1, 0, 9)}, compute)
+    explorer.controls["x"].value = 2
+    assert "x=2 is &lt;not&gt; allowed" in explorer.words.value and explorer.figure.text == "A picture of 1."
+    explorer.controls["x"].value = 1
+    assert "-0.5" in explorer.words.value and calls == [1, 2]  # equal parameters are computed once
+    with pytest.raises(ZeroDivisionError):
+        explorer.controls["x"].value = 3
+    assert "An error occurred" in explorer.words.value
+
+
+def test_durations():
+    assert [duration(m) for m in (0, 0.5, 30, 150, 5000, 3e6, 1e12)] == [
+        "1 seconds", "30 seconds", "30 minutes", "2 hours", "3 days", "6 years", "more than a thousand years"]
+
+
+@pytest.mark.parametrize("name, parameters", [("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("Qwen/Qwen3-0.6B-Base", 596_049_920),
+                                              ("Qwen/Qwen3-1.7B-Base", 1_720_574_976), ("unsloth/Llama-3.2-1B", 1_235_814_400),
+                                              ("unsloth/Llama-3.2-3B", 3_212_749_824)])
+def test_published_sizes_give_the_published_number_of_parameters(name, parameters):
+    lm = skeleton(published_config(name), DTYPES["bfloat16"])
+    assert sum(p.numel() for p in lm.model.parameters()) == parameters and lm.name == name
+
+
+def test_all_published_sizes_are_tested():
+    assert len(SIZES) == 6
+    with pytest.raises(mct.InputError, match="did you mean 'gpt2'"):
+        published_config("gpt-2")
