@@ -184,21 +184,25 @@ def seconds_for(lm: LanguageModel, shape: Shape, total: int, passes: int, device
 
 def estimate(model, task: Task | None = None, components: str | Sequence[str] = "head_output", n: int = 32, tokens: int = 16,
              answer_tokens: int = 1, positions: str = "all", corruption: str = "counterfactual", noise_on: str = "subject",
-             methods: Sequence[str] | str = "greedy", budgets: Sequence[int] = range(1, 9), epochs: int = 15,
+             methods: Sequence[str] | str = "greedy", budgets: Sequence[int] | None = None, epochs: int = 15,
              batch_size: int = 32, batch_rows: int | None = None, cache: str = "device", dtype: str = "float32",
              device: str = "cpu") -> Cost:
     """What tracing would cost, before any weight is loaded.
 
     model: a name or folder, of which only the configuration is read, a configuration, or a loaded model. task: its real
     search prompts are counted; without one, `n` prompts of `tokens` tokens that all differ from the first token on, with
-    answers of `answer_tokens`. The rest is as in `Trace`, `search` and `load_model`; methods: one or several.
+    answers of `answer_tokens`. budgets: by default 1 to 8. The rest is as in `Trace`, `search` and `load_model`; methods: one or several.
 
-    Raises InputError for a model without a readable configuration, or an unknown kind, method, cache or dtype.
+    Raises InputError for a model without a readable configuration, an unknown kind, method, cache or dtype, or a budget out of
+    range.
     """
     one_of(cache, CACHES, "cache")
     lm = model if isinstance(model, LanguageModel) else skeleton(model, DTYPES[one_of(dtype, DTYPES, "dtype")])
     later = torch.device(device) if lm.device.type == "meta" else None
     made = lm.components(components)
+    budgets = list(range(1, min(8, len(made)) + 1) if budgets is None else budgets)
+    if not budgets or not 1 <= min(budgets) <= max(budgets) <= len(made):
+        raise InputError(f"budgets={budgets} are out of range; give whole numbers from 1 to {len(made)}")
     if task is None:
         k = 1 if answer_tokens == 1 else 2
         shape = Shape(n, k, tokens + answer_tokens - 1, 0, 1 + k * (answer_tokens - 1))

@@ -117,7 +117,8 @@ def test_free_memory_is_within_the_machine():
 
 def test_estimate_refuses_what_it_does_not_know():
     for options, message in ((dict(cache="disk"), "unknown cache 'disk'"), (dict(methods="gredy"), "did you mean 'greedy'"),
-                             (dict(components="heads"), "unknown kind"), (dict(dtype="int8"), "unknown dtype")):
+                             (dict(components="heads"), "unknown kind"), (dict(dtype="int8"), "unknown dtype"),
+                             (dict(budgets=[13]), "out of range; give whole numbers from 1 to 12")):
         with pytest.raises(mct.InputError, match=message):
             mct.estimate("tutorial", **options)
     with pytest.raises(mct.InputError, match="no config.json"):
