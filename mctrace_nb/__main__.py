@@ -111,6 +111,7 @@ def _tasks(argv: list[str]) -> int:
     except InputError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    print("Variants are added after colons, the first of each set being the default: winobias:test:anti\n")
     for entry in listed:
         print(entry.pop("name"))
         for what, said in entry.items():

@@ -12,6 +12,7 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.hooks import Mixture, Session
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.results import Selection
+from mctrace_nb.tasks.encode import Encoder
 
 APPLICABLE = ("counterfactual", "zero")
 
@@ -19,8 +20,12 @@ APPLICABLE = ("counterfactual", "zero")
 def _token_ids(lm: LanguageModel, prompt: str | Sequence[int]) -> torch.Tensor:
     """A prompt as `(1, T)` token ids on the model's device."""
     ids = lm.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else list(prompt)
-    if not ids:
-        raise InputError(f"prompt {prompt!r} gives no tokens; write at least one word")
+    if isinstance(prompt, str):
+        wrong = Encoder(lm.tokenizer).unreadable("prompt", prompt, tuple(ids))
+        if wrong:
+            raise InputError(wrong[0])
+    elif not ids:
+        raise InputError("the prompt has no tokens; give at least one")
     return torch.tensor([ids], device=lm.device)
 
 
@@ -31,7 +36,7 @@ def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequenc
     counterfactual: the prompt (text or token ids) that the values come from, for selections of that corruption. A prompt
     run inside must have as many tokens, without padding; its components are replaced at the selection's positions, and
     tokens generated after it are left alone. A selection of corruption "zero" is replaced at every token, generated ones
-    included, and takes any prompt. The model is open to nothing else meanwhile, and afterwards bit for bit what it was.
+    included, and takes any prompt. A selection may be applied to another model that has components of these names. The model is open to nothing else meanwhile, and afterwards bit for bit what it was.
 
     Raises InputError for a selection without kinds (it was not made by a search) or with components that the model lacks,
     for noise and means (they belong to the prompts of a trace), and inside for a prompt that does not fit.

@@ -14,11 +14,10 @@ from mctrace_nb.results import Front, Selection
 from mctrace_nb.search import METHODS, check_budgets, search
 from mctrace_nb.effects import Effects
 from mctrace_nb.views import evidence
+from mctrace_nb.words import interval_text, paragraph
 
 AUTO = ("exhaustive", "greedy", "top-k", "pgb", "pgb-log", "random")
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
-SPOKEN = {"greedy": "Greedy search", "top-k": "Ranking single effects (top-k)", "pgb": "The published relaxation (pgb)",
-          "pgb-log": "The relaxation in log space (pgb-log)"}
 PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty")
 
 
@@ -29,10 +28,6 @@ def named_methods(methods: str | Sequence[str], n: int, budgets: Sequence[int]) 
         return [m for m in AUTO if fits or m != "exhaustive"]
     names = [m.strip() for m in methods.split(",")] if isinstance(methods, str) else list(methods)
     return [one_of(name, METHODS, "method") for name in names]
-
-
-def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -80,59 +75,15 @@ class Comparison:
         """Methods at the reported budget: set, effect, share of the exact optimum, held-out effect, work."""
         rows = []
         for s in self.selections:
-            held = "" if s.effect_heldout is None else f"{s.effect_heldout:.2f}{_interval(s.ci_low, s.ci_high)}"
+            held = "" if s.effect_heldout is None else f"{s.effect_heldout:.2f}{interval_text(s.ci_low, s.ci_high)}"
             rows.append({"method": "random (median draw)" if s.method == "random" else s.method, "components": ", ".join(s.components) or "none", "effect": f"{s.effect:.2f}",
                          **({"of optimum": self.share(s.effect)} if self.exact else {}), "held-out, 95 %": held,
                          "forwards": s.forwards, "backwards": s.backwards})
         return pd.DataFrame(rows).set_index("method")
 
     def words(self) -> str:
-        """A paragraph on what was found, every number from the runs themselves."""
-        trace, best, unit = self.trace, self.best, self.trace.metric.unit
-        total = trace.total_effect()
-        warned = [] if not trace.swapped(total) else [
-            "Beware: the total effect is not positive, so target and foil may be swapped, and what follows would mean little."]
-        said = [f"On {len(trace)} search prompts of {trace.task.name} the whole counterfactual moves the behaviour by "
-                f"{total.mean:.2f} {unit}{_interval(total.low, total.high)}." if trace.corruption == "counterfactual"
-                else f"On {len(trace)} search prompts of {trace.task.name} the total effect of corruption "
-                     f"{trace.corruption!r} is {total.mean:.2f} {unit}{_interval(total.low, total.high)}."]
-        which = "The exact best set" if self.exact else f"Not all sets were tried; the best found (by {best.method})"
-        said.append(f"{which} of {best.size} component{'s' * (best.size != 1)} is {', '.join(best.components) or 'none'}, with an effect of {best.effect:.2f} {unit}"
-                    + (f" ({trace.describe(best.components)})." if trace.describe(best.components)
-                       else f", {best.effect / total.mean:.0%} of the total effect." if best.effect * total.mean > 0 else "."))
-        if best.effect_heldout is not None:
-            said.append(f"On {len(trace.heldout)} held-out prompts the same set moves it by {best.effect_heldout:.2f}"
-                        f"{_interval(best.ci_low, best.ci_high)}.")
-        behind = self.evidence[self.evidence["prompts"] == self.evidence["prompts"].iloc[-1]].set_index("what")
-        chance = behind.loc["random sets of its size"] if "random sets of its size" in behind.index else None
-        if chance is not None:
-            said.append(f"Of random sets of that size nine in ten lie there between {chance['ci_low']:.2f} and "
-                        f"{chance['ci_high']:.2f}, and {chance['beaten_by']:.0%} do at least as much.")
-        if not best.size == len(trace.components):
-            said.append(f"Everything outside the set, replaced without it, moves it by {behind.loc['everything outside it', 'effect']:.2f}: "
-                        "the nearer to nothing, the more complete the set.")
-        for s in self.selections:
-            if s.method in ("exhaustive", "random") or (not self.exact and s is best):
-                continue
-            name = SPOKEN.get(s.method, s.method)
-            if not s.size:
-                said.append(f"{name} chose nothing.")
-                continue
-            against = f", {self.share(s.effect)} of that" if self.share(s.effect) else ""
-            smaller = f" with {s.size} component{'s' * (s.size != 1)}" if s.size < self.budget else ""
-            said.append(f"{name} reaches {s.effect:.2f}{against}{smaller}, for {s.forwards + s.backwards:,} runs of a prompt"
-                        + (f" (the enumeration: {best.forwards + best.backwards:,})." if self.exact else "."))
-        missing = [SPOKEN.get(f.method, f.method) for f in self.fronts if all(s.budget != self.budget for s in f.selections)]
-        if missing:
-            said.append(f"{' and '.join(missing)} never came down to so few components, and so has no set to offer.")
-        if best.size >= 2:
-            singles = trace.single_effects_of(best.components)
-            alone = sum(singles.values())
-            more = best.effect - alone
-            kind = "as much as" if abs(more) < 0.005 else "more than" if abs(best.effect) > abs(alone) else "less than"
-            said.append(f"Replaced one at a time the {best.size} components sum to {alone:.2f}: together they do {kind} "
-                        f"the sum ({more:+.2f} {unit}).")
-        return " ".join(warned + said)
+        """A paragraph on what was found, every number from the runs themselves, and on what to beware of."""
+        return paragraph(self)
 
 
 def budgets_of(budget: int, n: int) -> list[int]:

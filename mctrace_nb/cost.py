@@ -64,6 +64,13 @@ def _size(count: int) -> str:
     return f"{count / 2 ** 30:.1f} GiB" if count >= 2 ** 30 else f"{count / 2 ** 20:.0f} MiB"
 
 
+def _time(minutes: float) -> str:
+    for size, name in ((525_600, "years"), (1440, "days"), (60, "hours"), (1, "minutes")):
+        if minutes >= size:
+            return f"{minutes / size:,.1f} {name}"
+    return f"{60 * minutes:.0f} seconds"
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of a run. weights; cache: the values to put in, kept at `where`; prefix: keys and values of the unchanging
@@ -153,7 +160,7 @@ class Cost:
     def __str__(self) -> str:
         each = ", ".join(f"{method} {rows:,}" for method, rows in self.rows.items())
         return (f"{self.memory.model}: {self.components:,} components; rows: {each}; about {self.passes:,} forward passes and "
-                f"{self.minutes:.1f} minutes; memory {self.memory}")
+                f"{_time(self.minutes)}; memory {self.memory}")
 
     __repr__ = __str__
 
@@ -203,7 +210,11 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     budgets = list(range(1, min(8, len(made)) + 1) if budgets is None else budgets)
     if not budgets or not 1 <= min(budgets) <= max(budgets) <= len(made):
         raise InputError(f"budgets={budgets} are out of range; give whole numbers from 1 to {len(made)}")
+    for what, value in (("n", n), ("tokens", tokens), ("answer_tokens", answer_tokens)):
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{what}={value!r} is out of range; give a whole number of at least 1")
     if task is None:
+        lm.check_length(tokens + answer_tokens, "a prompt")
         k = 1 if answer_tokens == 1 else 2
         shape = Shape(n, k, tokens + answer_tokens - 1, 0, 1 + k * (answer_tokens - 1))
     else:

@@ -17,11 +17,15 @@ from mctrace_nb.stats import Estimate, estimate, interval
 from mctrace_nb.tasks import Task
 
 
+NO_COUNTERFACTUAL = ("there are no counterfactual prompts, so nothing can have an effect; trace it with corruption='noise', 'zero' or "
+                     "'mean'")
+
+
 class Effects:
     """What a `Trace` and `Desiderata` (several traces at once) have in common; searches need nothing else.
 
     A subclass sets `model, task, components, metric, seed, batch_rows, work, corruption, split`, answers `effects`,
-    `total_effects` and `len()`, and has `heldout`, `groups` and `parts`. The mean over its prompts is what a search moves.
+    `total_effects` and `len()`, and has `examples`, `heldout`, `groups` and `parts`. The mean over its prompts is what a search moves.
     """
 
     components: Components
@@ -55,10 +59,17 @@ class Effects:
     def total_effect(self) -> Estimate:
         """Mean total effect with its interval. Warns if it is not positive where it should be: see `Example`."""
         found = self.estimate(self.total_effects())
-        if self.swapped(found):
+        if self.nothing_to_compare:
+            warnings.warn(f"{self.task.name}: {NO_COUNTERFACTUAL}", stacklevel=2)
+        elif self.swapped(found):
             warnings.warn(f"{self.task.name}: the total effect is {found.mean:.3f}, not positive. The target should be the "
                           "answer that the counterfactual prompt favours; are target and foil swapped?", stacklevel=2)
         return found
+
+    @property
+    def nothing_to_compare(self) -> bool:
+        """Whether values would be taken from the very prompts that they are put into."""
+        return self.corruption == "counterfactual" and all(e.base == e.counterfactual for e in self.examples)
 
     def swapped(self, total: Estimate) -> bool:
         """Whether a total effect looks as if target and foil had been swapped."""

@@ -108,7 +108,11 @@ def from_logits(function: Callable[[torch.Tensor], torch.Tensor], name: str = ""
                 unit: str = "units") -> Metric:
     """A metric from any function of the logits after the prompt: (..., V) -> (...,). Effects are differences of its values."""
     def value(said: Said) -> torch.Tensor:
-        found = function(said.logits)
+        try:
+            found = function(said.logits)
+        except Exception as error:  # whatever the user's function raises
+            raise InputError(f"metric {name!r} failed on logits of shape {tuple(said.logits.shape)} with {type(error).__name__}: "
+                             f"{error}") from error
         if not isinstance(found, torch.Tensor) or found.shape != said.logits.shape[:-1]:
             raise InputError(f"metric {name!r} turned logits of shape {tuple(said.logits.shape)} into "
                              f"{tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__}; "

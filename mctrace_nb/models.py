@@ -100,6 +100,8 @@ def _explained(name):
 
 def _config(place: str | Path, local: bool, revision: str | None):
     """The configuration of a family that can be traced, and the options with which the rest is to be loaded."""
+    if local:
+        check_folder(place, weights=False)
     where = dict(revision=revision, trust_remote_code=False, local_files_only=local or only_cached(place, revision))
     config = AutoConfig.from_pretrained(place, **where)
     check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
@@ -118,8 +120,6 @@ def skeleton(model, dtype: torch.dtype, tokenizer: bool = False) -> LanguageMode
         config, words = model, None
         if named:
             place, local = _find(model, None)
-            if local:
-                check_folder(place, weights=False)
             config, where = _config(place, local, None)
             words = _load_tokenizer(place, **where) if tokenizer else None
         check_family(config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
@@ -183,12 +183,12 @@ def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", devi
     if device_map is None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     _check_placement(device, device_map, offload_folder)
-    if local:
-        check_folder(place)
     folder = TemporaryDirectory(prefix="mctrace-") if device_map is not None and offload_folder is None else None
     placing = {} if device_map is None else dict(device_map=device_map, offload_folder=offload_folder or folder.name)
     with _quiet(bars=not local), _explained(name):
         _, where = _config(place, local, revision)
+        if local:
+            check_folder(place)
         tokenizer = tokenizer or _load_tokenizer(place, **where)
         model, found = AutoModelForCausalLM.from_pretrained(place, dtype=torch_dtype, use_safetensors=True,
                                                             output_loading_info=True, **placing, **where)

@@ -18,11 +18,11 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.metrics import TRANSFORMS, transform_loss
 from mctrace_nb.progress import bar
 from mctrace_nb.results import Selection
-from mctrace_nb.tracing import Trace
 
 SCHEDULES = {"linear": lambda t: t + 1, "exponential": lambda t: 2 ** t, "quadratic": lambda t: t ** 2,
              "constant": lambda t: 1}
@@ -92,7 +92,7 @@ def _orders(settings: Sequence[Settings], n: int, epoch: int, device) -> torch.T
     return torch.stack([order(seed) for seed in seeds]).to(device)
 
 
-def relax(trace: Trace, settings: Sequence[Settings], epochs: int = 15, batch_size: int = 32, budget: int | None = None,
+def relax(trace: Effects, settings: Sequence[Settings], epochs: int = 15, batch_size: int = 32, budget: int | None = None,
           progress: bool = True) -> list[Run]:
     """Optimises one mask per setting, all of them as rows of one batch; rows that reached the budget drop out.
 
@@ -180,7 +180,7 @@ def settings_grid(**options) -> list[Settings]:
     return [replace(base, **dict(zip(_LISTED, combination))) for combination in product(*lists.values())]
 
 
-def pgb(trace: Trace, budget: int | None = None, epochs: int = 15, batch_size: int = 32, progress: bool = True,
+def pgb(trace: Effects, budget: int | None = None, epochs: int = 15, batch_size: int = 32, progress: bool = True,
         **options) -> Selection | list[Selection]:
     """The paper's algorithm. Options are the fields of `Settings`; lambda1, lambda2 and seed may be lists, and then all
     combinations are optimised at once and a list of selections is returned.
@@ -201,7 +201,7 @@ def pgb(trace: Trace, budget: int | None = None, epochs: int = 15, batch_size: i
     return found if listed else found[0]
 
 
-def finite(values: torch.Tensor, trace: Trace) -> torch.Tensor:
+def finite(values: torch.Tensor, trace: Effects) -> torch.Tensor:
     """The values themselves. Raises InputError if one is not a number: it would win every comparison."""
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{trace!r}: an intervention gives {values[~torch.isfinite(values)][0].item()}, not a finite number; "
@@ -209,7 +209,7 @@ def finite(values: torch.Tensor, trace: Trace) -> torch.Tensor:
     return values
 
 
-def evaluate_epochs(trace: Trace, runs: Sequence[Run]) -> None:
+def evaluate_epochs(trace: Effects, runs: Sequence[Run]) -> None:
     """Adds to each epoch's history the exact `effect` of its rounded set; equal sets are evaluated once."""
     sets = sorted({tuple(run.kept(e)) for run in runs for e in range(1, len(run.trajectory))})
     effect = dict(zip(sets, finite(trace.effects(trace.components.masks(sets)).mean(-1), trace).tolist()))
@@ -221,7 +221,7 @@ def evaluate_epochs(trace: Trace, runs: Sequence[Run]) -> None:
             row["forwards"] += len(fresh) * len(trace)
 
 
-def selection_at(trace: Trace, run: Run, epoch: int, budget: int | None, seconds: float) -> Selection:
+def selection_at(trace: Effects, run: Run, epoch: int, budget: int | None, seconds: float) -> Selection:
     """The rounded set after an epoch as a Selection with everything up to there."""
     row = run.history[epoch - 1]
     return Selection("pgb" if run.settings.transform == "inverse" else "pgb-log",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import platform
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +21,11 @@ from mctrace_nb.views import speech, sweep
 
 PACKAGES = ("mctrace_nb", "torch", "transformers", "numpy", "pandas", "papermill")
 MOST_PAIRS = 16  # the interaction map covers all pairs up to so many components, else those of the selections
-SIGN_RULE = "effect = value(with the set replaced) - value(base); target is the answer the counterfactual prompt favours"
+SIGN_RULES = {"replace": "effect = value(with the set replaced) - value(base); target is the answer the counterfactual prompt favours",
+              "restore": "effect = value(with the set restored) - value(corrupted); the base prompt's own answer counts as target"}
+BETTER = {"max": "higher is better", "min": "lower is better", "abs": "farther from zero is better"}
+NATS = {"log_odds": "An effect of 1 nat multiplies the odds by 2.7, one of 4.6 by 100.",
+        "log_prob": "An effect of 1 nat multiplies the probability by 2.7, one of 4.6 by 100."}
 
 
 VALUES_FROM = {"counterfactual": "the counterfactual prompt", "noise": "the same prompt with noise on its tokens",
@@ -61,7 +66,8 @@ def per_prompt(comparison: Comparison) -> plots.Figure:
     """The best selection's effect on each prompt of both halves."""
     trace, chosen = comparison.trace, comparison.best.components
     halves = {"search prompts": trace, **({"held-out prompts": trace.heldout} if trace.task.heldout else {})}
-    return plots.per_prompt({name: t.effects(list(chosen)).cpu().numpy() for name, t in halves.items()}, trace.metric.unit)
+    unit = trace.metric.unit + ", as a share of the gap" * trace.metric.between_cohorts
+    return plots.per_prompt({name: t.effects(list(chosen)).cpu().numpy() for name, t in halves.items()}, unit)
 
 
 def _spoken(kind: str) -> str:
@@ -78,18 +84,19 @@ def position_map(trace, kind: str) -> plots.Figure:
 def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
     """The figures of a report, in reading order. positions_of: the kind of block for the layer x token picture, if any."""
     trace, unit = comparison.trace, comparison.trace.metric.unit
+    drawn = comparison.front("random") is not None
     made = [
         Section("front", "How far each method gets",
                 plots.front(comparison.fronts, unit, trace.total_effect().mean),
-                "Each line is a method; higher is better. "
-                + ("Every set was tried: the broad black line is the exact optimum and nothing can lie above it. "
+                f"Each line is a method; {BETTER[comparison.fronts[0].direction]}. "
+                + ("Every set was tried: the broad black line is the exact optimum and nothing can lie beyond it. "
                    if comparison.exact else "There are too many sets to try them all, so the optimum is not known. ")
-                + "Open circles repeat the first method's sets on prompts that no search saw. The grey band holds nine in ten "
-                "random sets. An effect of 1 nat multiplies the odds by 2.7, one of 4.6 by 100."),
+                + ("Open circles repeat the first method's sets on prompts that no search saw. " if trace.task.heldout else "")
+                + ("The grey band holds nine in ten random sets. " if drawn else "") + NATS.get(trace.metric.name, "")),
         Section("selection", f"Which components, at budget {comparison.budget}",
                 plots.selection_map(comparison.selections, trace.components.labels),
                 "A filled square is a chosen component (L0H2 is head 2 of layer 0, both counted from zero); the number is "
-                "the joint effect. For random sets the median draw is shown."),
+                "the joint effect." + " For random sets the median draw is shown." * drawn),
         Section("prompts", "On each prompt", per_prompt(comparison),
                 "The best set's effect on every single prompt. A line that stays near zero for long, or below it, means that the "
                 "mean speaks for some prompts only."),
@@ -128,7 +135,7 @@ def result(comparison: Comparison, parameters: dict) -> dict:
         parameters=parameters, versions=versions(), model=repr(trace.model), task=trace.task.name,
         source=trace.task.source, dtype=str(trace.model.dtype).removeprefix("torch."), device=str(trace.model.device),
         seed=parameters.get("seed"), kinds=list(trace.components.kinds), components=len(trace.components),
-        split={"search": len(trace.task.search), "heldout": len(trace.task.heldout)}, sign_rule=SIGN_RULE,
+        split={"search": len(trace.task.search), "heldout": len(trace.task.heldout)}, sign_rule=SIGN_RULES[trace.direction],
         metric=trace.metric.name, unit=trace.metric.unit, answer_rule=trace.answer_rule,
         notes=list(trace.task.notes), evidence=json.loads(comparison.evidence.to_json(orient="records")),
         total_effect=vars(total), direction=comparison.fronts[0].direction, budget=comparison.budget,
@@ -154,6 +161,16 @@ def earlier(folder: str | Path) -> dict[str, Selection]:
         raise InputError(f"{path} is not the result of a run; give the folder that an earlier `trace --out` made") from None
 
 
+def _halves(trace) -> str:
+    """How many prompts there are for what, by group and cohort where the data have them."""
+    said = []
+    for half, t in (("for the search", trace), *((("held out", trace.heldout),) if trace.task.heldout else ())):
+        groups, cohorts = {e.group for e in t.examples if e.group}, Counter(e.cohort for e in t.examples if e.cohort)
+        more = [f"{len(groups)} template groups"] * bool(groups) + [f"{count} {name}" for name, count in sorted(cohorts.items())]
+        said.append(f"{len(t)} {half}" + (f" ({', '.join(more)})" if more else ""))
+    return ", ".join(said) + (". Groups are never divided between the two." if any(e.group for e in trace.examples) else "")
+
+
 def how(trace) -> str:
     """What was run and what was put in, in two sentences."""
     if trace.direction == "restore":
@@ -171,21 +188,22 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
     figures = [dict(name=p.name, heading=p.heading, reading=p.reading, alt=p.figure.text,
                     data=base64.b64encode(p.figure.png).decode()) for p in parts]
     trace = comparison.trace
-    pairs = trace.task.to_frame().head(3)[["base", "counterfactual", "target", "foil"]].to_dict("records")
+    columns = ["base", "target", "foil"] if all(e.base == e.counterfactual for e in trace.examples) else ["base", "counterfactual", "target", "foil"]
+    pairs = trace.task.to_frame().head(3)[columns].values.tolist()
     table, behind = comparison.table().reset_index(), comparison.evidence.copy()
     behind["beaten_by"] = [f"{x:.0%}" if x == x else "" for x in behind.get("beaten_by", [float("nan")] * len(behind))]
     behind[["effect", "ci_low", "ci_high"]] = behind[["effect", "ci_low", "ci_high"]].map(lambda x: f"{x:.2f}" if x == x else "")
     said = speech(trace, comparison.best) if isinstance(trace, Trace) and trace.direction == "replace" else None
     facts = {"model": repr(trace.model), "task": f"{trace.task.name} ({trace.task.source or 'your own prompts'})",
-             "prompts": f"{len(trace.task.search)} for the search, {len(trace.task.heldout)} held out",
+             "prompts": _halves(trace),
              "components": f"{len(trace.components)} of kind {', '.join(trace.components.kinds)}",
-             "values from": trace.corruption, "positions": trace.positions,
+             "values from": "the clean run, into one of corruption " + trace.corruption if trace.direction == "restore" else trace.corruption, "positions": trace.positions,
              "metric": f"{trace.metric.name}, effects in {trace.metric.unit}; answers of several tokens by the {trace.answer_rule} of "
-                       "their log-probabilities", "sign": SIGN_RULE,
+                       "their log-probabilities", "sign": SIGN_RULES[trace.direction],
              **({"notes": " ".join(trace.task.notes)} if trace.task.notes else {})}
     return environment.get_template("report.html").render(
         title=f"Which components carry “{trace.task.name}” in {model}?", words=comparison.words(),
-        how=how(trace), figures=figures, columns=list(table.columns), rows=table.values.tolist(), pairs=pairs,
+        how=how(trace), figures=figures, columns=list(table.columns), rows=table.values.tolist(), pairs=pairs, pair_columns=columns,
         evidence=behind.to_dict("records"), speech=[] if said is None else said.to_dict("records"), facts=facts,
         parameters=parameters, versions=versions())
 

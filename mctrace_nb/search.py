@@ -14,17 +14,17 @@ from typing import Callable, Iterable, Iterator
 
 import numpy as np
 
+from mctrace_nb.effects import NO_COUNTERFACTUAL, Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
 from mctrace_nb.relax import evaluate_epochs, finite, relax, selection_at, settings_grid
 from mctrace_nb.results import Front, Selection
-from mctrace_nb.tracing import Trace
 
 SCORE = {"max": lambda effect: effect, "min": lambda effect: -effect, "abs": abs}
 MOST_SETS = 2_000_000
 
 
-def mean_effects(trace: Trace, sets: Iterable[tuple[int, ...]], total: int, progress: bool = False,
+def mean_effects(trace: Effects, sets: Iterable[tuple[int, ...]], total: int, progress: bool = False,
                  what: str = "sets") -> np.ndarray:
     """Mean effect of each set of component numbers, `(total,)`, in large batches."""
     step = max(1, trace.batch_rows // len(trace)) * 4
@@ -39,7 +39,7 @@ def mean_effects(trace: Trace, sets: Iterable[tuple[int, ...]], total: int, prog
 class _Clock:
     """Work and seconds since the start of a search."""
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: Effects):
         trace.prepare()
         self.trace, self.work, self.start = trace, trace.work.copy(), time.perf_counter()
 
@@ -144,7 +144,7 @@ def check_budgets(budgets: Iterable[int], n: int) -> list[int]:
     return [int(b) for b in found]
 
 
-def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = range(1, 9), direction: str = "max",
+def search(trace: Effects, method: str = "greedy", budgets: Iterable[int] | int = range(1, 9), direction: str = "max",
            seed: int = 0, heldout: bool = True, progress: bool = True, **options) -> Front:
     """Runs a method at each budget and reports its sets, also on the held-out prompts with 95 % intervals.
 
@@ -158,9 +158,8 @@ def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = 
     run = METHODS[one_of(method, METHODS, "method")]
     one_of(direction, SCORE, "direction")
     budgets = check_budgets(budgets, len(trace.components))
-    if trace.corruption == "counterfactual" and all(e.base == e.counterfactual for e in trace.examples):
-        raise InputError(f"task {trace.task.name!r} has no counterfactual prompts, so nothing can have an effect; trace it with "
-                         "corruption='noise', 'zero' or 'mean'")
+    if trace.nothing_to_compare:
+        raise InputError(f"task {trace.task.name!r}: {NO_COUNTERFACTUAL}")
     try:
         found = tuple(run(trace, budgets, direction, seed, progress, **options))
     except TypeError as error:
@@ -172,7 +171,7 @@ def search(trace: Trace, method: str = "greedy", budgets: Iterable[int] | int = 
     return Front(method, found, direction, {"seed": seed, **options})
 
 
-def report_heldout(trace: Trace, selection: Selection) -> Selection:
+def report_heldout(trace: Effects, selection: Selection) -> Selection:
     """The selection with its mean effect and interval on the held-out prompts."""
     effects = trace.heldout.effects(trace.components.mask(selection.components))
     e = trace.heldout.estimate(effects)

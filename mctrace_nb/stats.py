@@ -54,11 +54,18 @@ def interval(values, groups: Sequence[str] | None = None, draws: int = 1000, see
     return low, high
 
 
+def _too_few(n: int, groups: Sequence[str] | None, parts: Sequence[int] | None) -> bool:
+    """Whether the whole, or one of its parts, consists of one prompt or one group."""
+    names = [g or f"#{i}" for i, g in enumerate(groups or [""] * n)]
+    return any(len({g for g, other in zip(names, parts or [0] * n) if other == part}) < 2 for part in set(parts or [0]))
+
+
 def estimate(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
              parts: Sequence[int] | None = None) -> Estimate:
-    """Mean and interval of per-prompt values `(n,)`. One prompt, or one group, has no interval: its ends are nan."""
+    """Mean and interval of per-prompt values `(n,)`. One prompt, or one group, has no interval, neither in the whole nor in a
+    part: its ends are nan."""
     values = np.asarray(values, dtype=float)
-    if len(values) == 1 or groups and len(set(groups)) == 1 and groups[0]:
+    if _too_few(len(values), groups, parts):
         return Estimate(float(values.mean()), float("nan"), float("nan"), len(values))
     low, high = interval(values, groups, draws, seed, parts)
     return Estimate(float(values.mean()), float(low), float(high), len(values))

@@ -66,6 +66,7 @@ class Trace(Effects):
             raise InputError(f"task {task.name!r} has no held-out prompts; build it with heldout > 0")
         if direction == "restore":
             self.examples = tuple(replace(e, target=e.foil, foil=e.target) for e in self.examples)
+        self._check_words()
         self._check_first_tokens()
         self._contrast = self._cohorts() if self.metric.between_cohorts else None
         keep_freed_memory()
@@ -110,6 +111,18 @@ class Trace(Effects):
         """The same trace on the held-out prompts."""
         return self.again(split="heldout")
 
+    def _check_words(self) -> None:
+        """Token ids mean something else to another tokenizer: a task is traced with the words it was made for."""
+        made, mine = getattr(self.task.text, "tokenizer", None), self.model.tokenizer
+        if made is not None and made is not mine and made.get_vocab() != mine.get_vocab():
+            raise InputError(f"task {self.task.name!r} was made for a model with other words than {self.model.name!r}; load it "
+                             "again with this model")
+        most = max(max(*e.base, *e.counterfactual, *e.target, *e.foil) for e in self.examples)
+        rows = self.model.model.get_input_embeddings().weight.shape[0]
+        if most >= rows:
+            raise InputError(f"task {self.task.name!r} holds token {most}, and {self.model.name!r} has {rows:,} tokens, numbered "
+                             "from 0; make the task with this model")
+
     def _check_first_tokens(self) -> None:
         same = [e.called(i) for i, e in enumerate(self.examples) if e.target[0] == e.foil[0]]
         if same and self.metric.first_token:
@@ -120,9 +133,10 @@ class Trace(Effects):
         """(n,) by which effects are multiplied so that their mean is the gap between the two cohorts."""
         of = [e.cohort for e in self.examples]
         names = sorted(set(of))
-        if len(names) != 2 or not all(names):
-            raise InputError(f"metric {self.metric.name!r} compares two cohorts, and the {self.split} prompts of "
-                             f"{self.task.name!r} have {', '.join(map(repr, names))}; give each pair a 'cohort'")
+        if len(names) != 2 or not all(names) or min(map(of.count, names)) < 2:
+            raise InputError(f"metric {self.metric.name!r} compares two cohorts of at least two prompts, and the {self.split} prompts of "
+                             f"{self.task.name!r} have {', '.join(f'{of.count(c)} of {c!r}' for c in names)}; give each pair a "
+                             "'cohort', and enough of both")
         self.parts = [names.index(c) for c in of]
         size = len(of) / torch.tensor([of.count(c) for c in of], device=self.model.device)
         return size * torch.tensor([1 - 2 * p for p in self.parts], device=self.model.device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Mapping, Sequence
 
 import numpy as np
@@ -97,18 +99,31 @@ def sweep(trace: Trace, window: int = 1, progress: bool = True) -> Sweep:
     return Sweep(trace, found, window)
 
 
-def random_sets(trace: Effects, size: int, draws: int = 100, seed: int = 0) -> np.ndarray:
-    """Mean effects of `draws` random sets of a size: the control of every claim about a set of that size."""
-    rng, n = np.random.default_rng(seed), len(trace.components)
-    masks = trace.components.masks([rng.choice(n, size, replace=False).tolist() for _ in range(draws)])
-    return torch.cat([trace.effects(part).mean(-1) for part in masks.split(32)]).cpu().numpy()
+def random_sets(trace: Effects, size: int, draws: int = 100, seed: int = 0, other_than: Sequence[str] = ()) -> np.ndarray:
+    """Mean effects of up to `draws` different random sets of a size, `(draws,)`: the control of every claim about such a set.
+
+    other_than: a set that is not to be among them. All sets there are, if they are no more than `draws`.
+    """
+    n, rng = len(trace.components), np.random.default_rng(seed)
+    left_out = tuple(sorted(trace.components.index(label) for label in other_than))
+    if math.comb(n, size) <= 2 * draws:
+        pool = [s for s in combinations(range(n), size) if s != left_out]
+        chosen = [pool[i] for i in sorted(rng.permutation(len(pool))[:draws])]
+    else:
+        chosen, seen = [], {left_out}
+        while len(chosen) < draws:
+            drawn = tuple(sorted(rng.choice(n, size, replace=False).tolist()))
+            if drawn not in seen:
+                seen.add(drawn)
+                chosen.append(drawn)
+    return torch.cat([trace.effects(part).mean(-1) for part in trace.components.masks(chosen).split(32)]).cpu().numpy()
 
 
 def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int = 0, others: Mapping[str, Selection] | None = None):
     """A frame of what can be said for a set, on search and held-out prompts: what, prompts, effect, ci_low, ci_high.
 
-    Rows: the set; any `others` by their names, such as sets found on another task; everything outside it (completeness: what the others still do without it); the total effect; random sets
-    of the same size (mean, and the 5th and 95th percentile over draws in place of an interval), with the share of them that
+    Rows: the set; any `others` by their names, such as sets found on another task; everything outside it (completeness: what
+    the others still do without it); the total effect; other random sets of the same size (mean, and the 5th and 95th percentile over draws in place of an interval), with the share of them that
     do at least as much as the set in column `beaten_by`.
     """
     import pandas as pd
@@ -124,7 +139,7 @@ def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int =
         rows.append(dict(what="everything outside it", prompts=where, effect=outside.mean, ci_low=outside.low, ci_high=outside.high))
         rows.append(dict(what="total effect", prompts=where, effect=total.mean, ci_low=total.low, ci_high=total.high))
         if 0 < selection.size < len(t.components):
-            chance, mine = random_sets(t, selection.size, draws, seed), rows[first]["effect"]
+            chance, mine = random_sets(t, selection.size, draws, seed, selection.components), rows[first]["effect"]
             low, high = np.percentile(chance, [5, 95])
             rows.append(dict(what="random sets of its size", prompts=where, effect=chance.mean(), ci_low=low, ci_high=high,
                              beaten_by=float((np.abs(chance) >= abs(mine)).mean())))

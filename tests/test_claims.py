@@ -127,9 +127,13 @@ def test_evidence_by_hand(lm, task):
         assert table[where, "everything outside it"] == pytest.approx(t.effects(outside).mean().item(), abs=1e-6)
         assert table[where, "total effect"] == pytest.approx(t.total_effects().mean().item(), abs=1e-6)
     every = [trace.effects([a, b]).mean().item() for i, a in enumerate(trace.components.labels) for b in trace.components.labels[:i]]
-    drawn = random_sets(trace, 2, draws=200)
-    assert min(every) - 1e-6 <= drawn.min() and drawn.max() <= max(every) + 1e-6
-    assert len(np.unique(drawn.round(9))) == len(every)
+    drawn = random_sets(trace, 2, draws=200, other_than=best.components)
+    assert sorted(drawn) == pytest.approx(sorted(every)[:-1], abs=1e-6)  # all sets but the best itself, each once
+    chance = mct.evidence(trace, best).set_index(["prompts", "what"])["beaten_by"]["search", "random sets of its size"]
+    bigger = [abs(x) >= max(every) for x in sorted(every)[:-1]]
+    assert chance == pytest.approx(np.mean(bigger))
+    few = random_sets(trace.again(components="mlp_output"), 3, draws=20)
+    assert len(few) == 20 == len(np.unique(few.round(9)))
 
 
 def test_transfer_measures_the_same_set_elsewhere(lm, task):
@@ -170,10 +174,17 @@ def test_a_gap_s_interval_does_not_depend_on_what_both_cohorts_share():
 
 
 def test_a_gap_needs_two_cohorts(lm, task):
-    with pytest.raises(mct.InputError, match="compares two cohorts, and the search prompts of 'random' have ''"):
+    with pytest.raises(mct.InputError, match="two cohorts of at least two prompts, and the search prompts of 'random' have 5 of ''"):
         Trace(lm, task, "head_output", metric="log_odds_gap")
     with pytest.raises(mct.InputError, match="needs a ratio"):
         mct.pgb(Trace(lm, cohorts(task), "head_output", metric="log_odds_gap"), transform="inverse")
+
+
+def test_a_cohort_of_one_is_refused_and_of_one_group_has_no_interval(lm, task):
+    alone = Task("alone", tuple(replace(e, cohort="ab"[i == 0]) for i, e in enumerate(task.search)))
+    with pytest.raises(mct.InputError, match="4 of 'a', 1 of 'b'"):
+        Trace(lm, alone, "head_output", metric="log_odds_gap")
+    assert np.isnan(mct.stats.estimate([1.0, 2.0, 3.0, 4.0], groups=["x", "y", "z", "z"], parts=[0, 0, 1, 1]).low)
 
 
 def test_neutrality_knows_no_target(lm, task):
@@ -222,6 +233,8 @@ def test_a_function_of_logits_is_a_metric(lm, task, tmp_path):
                          (lambda logits: logits, "must return a tensor without the last dimension")):
         with pytest.raises(mct.InputError, match=message):
             Trace(lm, task, "head_output", metric=bad)
+    with pytest.raises(mct.InputError, match="failed on logits of shape .* with IndexError"):
+        Trace(lm, task, "head_output", metric=lambda logits: logits[..., 99])
     file.write_text("1 / 0\n")
     with pytest.raises(mct.InputError, match="cannot be run .ZeroDivisionError"):
         metrics.get_metric(f"{file}:margin")
@@ -239,6 +252,34 @@ def test_metrics_of_one_token_refuse_answers_that_begin_alike(lm):
 def test_every_metric_leaves_the_untouched_model_at_zero(lm, task, metric):
     trace = Trace(lm, cohorts(task), "mlp_output", metric=metric)
     assert trace.effects(torch.zeros(len(trace.components))).abs().max() == 0
+
+
+def test_a_task_belongs_to_the_words_it_was_made_for(lm, tutorial):
+    made = mct.load_task("names", tutorial, n=4)
+    with pytest.raises(mct.InputError, match="was made for a model with other words"):
+        Trace(lm, made, "head_output")
+    assert len(Trace(mct.load_model("tutorial"), made, "head_output")) == 2  # the same words, loaded again
+    with pytest.raises(mct.InputError, match="holds token 40, and 'tiny-gpt2' has 32 tokens"):
+        Trace(lm, Task("beyond", (Example((1, 2), (1, 40), (3,), (4,)),)), "head_output")
+
+
+def test_data_without_counterfactual_prompts_say_so(lm, task):
+    same = Task("same", tuple(replace(e, counterfactual=e.base) for e in task.search))
+    with pytest.warns(UserWarning, match="there are no counterfactual prompts"):
+        Trace(lm, same, "head_output").total_effect()
+    with pytest.raises(mct.InputError, match="there are no counterfactual prompts, so nothing can have an effect"):
+        mct.search(Trace(lm, same, "head_output"), "greedy", budgets=[1])
+
+
+def test_words_warn_before_the_numbers(lm, task):
+    """Few prompts, a total that may be nothing, a set that does the opposite elsewhere: said first, and no share is given."""
+    said = mct.compare(Trace(lm, task, "head_output"), "greedy,top-k", budget=1).words()
+    assert said.startswith("Beware: ") and "independent prompts" in said
+    trace = Trace(lm, task, "head_output")
+    held, total = mct.search(trace, "greedy", budgets=[1], progress=False)[1], trace.total_effect()
+    assert ("opposite sign" in said) == (held.effect * held.effect_heldout < 0)
+    if total.low <= 0 <= total.high:
+        assert "holds 0, so it is not sure" in said and "of the total effect" not in said.replace("interval of the total effect", "")
 
 
 def test_known_keeps_what_the_model_says_by_itself(lm, task):

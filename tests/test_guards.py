@@ -138,7 +138,7 @@ def test_a_wrong_row_is_refused_with_its_number(monkeypatch, tutorial):
     rows = [*good, dict(good[0], base="the astronaut said that")]
     with pytest.raises(mct.InputError, match="^prompt 3: base 'the astronaut said that' holds 'astronaut'"):
         Task.from_pairs(rows, tutorial)
-    monkeypatch.setattr(Encoder, "_unreadable", lambda *_: [])
+    monkeypatch.setattr(Encoder, "unreadable", lambda *_: [])
     silent = Task.from_pairs(rows, tutorial, heldout=0)
     assert tutorial.tokenizer.unk_token_id in silent.search[3].base
 

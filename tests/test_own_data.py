@@ -124,7 +124,7 @@ def test_column_maps_are_checked(tutorial, name):
 
 
 ROWS = {
-    "lengths": ([{**PAIR, "base": "yesterday the nurse said that"}], "base has 6 tokens, counterfactual 5; .*aligned=False, with positions='last'"),
+    "lengths": ([{**PAIR, "base": "yesterday the nurse said that"}], "base has 6 tokens, counterfactual 5; .*trace at positions='last'"),
     "shifted": ([{**PAIR, "base": "yesterday the nurse said that", "counterfactual": "the nurse said that dancer"}],
                 "'the nurse said that' stands at token 2 of base and at token 1 of counterfactual"),
     "duplicate": ([*SEVERAL, PAIR], "prompt 8: the same pair as prompt 0; remove one"),

@@ -195,7 +195,7 @@ def test_comparison_in_every_direction(trace, direction):
     assert shares[0] in ("100%", "") and all(0 <= int(x[:-1]) <= 100 for x in shares), shares
     singles = sum(trace.single_effects_of(c.best.components).values())
     more = "more than" if abs(c.best.effect) > abs(singles) else "less than"
-    assert abs(c.best.effect - singles) < 0.005 or f"do {more} the sum" in c.words()
+    assert abs(c.best.effect - singles) < 0.005 or f"do {more} that" in c.words()
 
 
 def test_comparison_without_a_set_is_refused(trace):

@@ -34,9 +34,15 @@ def _is_file(spec) -> bool:
     return Path(str(spec)).suffix.lower() in SUFFIXES
 
 
+def _check_not_a_path(spec) -> None:
+    if Path(str(spec)).exists() or Path(str(spec)).suffix.lower() in (".tsv", ".txt", ".json", ".xlsx", ".parquet"):
+        raise InputError(f"task {str(spec)!r} is neither a task by name nor a .csv or .jsonl file; save the prompt pairs as one of these")
+
+
 def check_spec(spec: str) -> None:
     """Raises InputError unless `load_task` would know the spec (whether a file is there shows when it is read)."""
     if not _is_file(spec):
+        _check_not_a_path(spec)
         parse(spec, LOADERS)
 
 
@@ -59,6 +65,7 @@ def load_task(spec: str | Path, model, n: int | None = 64, seed: int = 0, data_d
         path = Path(spec).expanduser()
         return build(from_path(path, columns), model, path.stem, heldout, seed, path.name, n, skip_bad_rows, aligned, chat,
                      fewer=True)
+    check_spec(spec)
     name, variants = parse(spec, LOADERS)
     if columns:
         raise InputError(f"columns={columns!r} is for files, and {spec!r} is none; leave it out")

@@ -68,12 +68,13 @@ class Encoder:
         prompts = {side: self._prompt(pair[side]) for side in PROMPTS if not absent(pair.get(side))}
         ids = {side: self._ids(prompt) for side, prompt in prompts.items()}
         for side in prompts:
-            problems += self._unreadable(side, pair[side], ids[side])
+            problems += self.unreadable(side, pair[side], ids[side])
         if "counterfactual" not in ids:
             ids["counterfactual"] = ids["base"]
         elif not problems:
             problems += self._misaligned(pair["base"], **ids)
-        answers = {side: self._answer(side, pair[side], prompts["base"], ids["base"], problems) for side in ANSWERS}
+        # A blank after an answer would be a token of its own that nobody meant.
+        answers = {side: self._answer(side, pair[side].rstrip() or pair[side], prompts["base"], ids["base"], problems) for side in ANSWERS}
         if answers["target"] and answers["target"] == answers["foil"]:
             problems.append(f"target and foil are the same answer {pair['target']!r}; they must differ")
         subject = _differing(**ids)
@@ -95,7 +96,7 @@ class Encoder:
             self.known[text] = tuple(self.tokenizer(text, **self.options)["input_ids"])
         return self.known[text]
 
-    def _unreadable(self, side: str, text: str, ids: tuple[int, ...]) -> list[str]:
+    def unreadable(self, side: str, text: str, ids: tuple[int, ...]) -> list[str]:
         """What keeps the tokenizer from reading a text: no tokens, or words that it does not know."""
         tokenizer = self.tokenizer
         if not ids:
@@ -111,7 +112,7 @@ class Encoder:
     def _misaligned(self, text: str, base: tuple[int, ...], counterfactual: tuple[int, ...]) -> list[str]:
         if base == counterfactual:
             return [f"base and counterfactual are the same, {text!r}; change what the behaviour depends on"]
-        knob = "or use aligned=False, with positions='last'"
+        knob = "or trace at positions='last' (in Python with aligned=False too)"
         if self.aligned and len(base) != len(counterfactual):
             return [f"base has {len(base)} tokens, counterfactual {len(counterfactual)}; give prompts of equal length in "
                     f"tokens, {knob}"]
@@ -133,7 +134,7 @@ class Encoder:
                             "or end the prompt without one")
             return ()
         said = whole[len(ids):]
-        problems += self._unreadable(side, answer, said)
+        problems += self.unreadable(side, answer, said)
         return said
 
     def _subject(self, subject: str, text: str, prompt: str, problems: list[str]) -> tuple[int, int] | None:

@@ -81,6 +81,9 @@ def _csv(text: str, path: Path) -> list[Record]:
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
+                for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+                    if len(header) == 1 and mark in header[0]:
+                        raise InputError(f"file {str(path)!r} is separated by {name}; save it with commas")
                 twice = next((name for name in header if header.count(name) > 1), None)
                 if twice is not None:
                     raise InputError(f"file {str(path)!r} has two columns {twice!r}; rename one")
@@ -116,13 +119,22 @@ def _mapped(records: list[Record], columns: Mapping | str | None, where: str) ->
     for theirs in columns.values():
         one_of(theirs, there, f"column of {where}")
     ours = {theirs: name for name, theirs in columns.items()}
+    wrong = []
     for name in there:
         if name in columns and name not in ours:
-            raise InputError(f"{name!r} is a column of {where}, but columns says that the {name} is in {columns[name]!r}; "
-                             "remove one of the two")
-        if name not in COLUMNS and name not in ours:
+            wrong.append(f"{name!r} is a column of {where}, but columns says that the {name} is in {columns[name]!r}; remove one of "
+                         "the two")
+        elif name not in COLUMNS and name not in ours:
             free = [c for c in COLUMNS if c not in there and c not in columns]
-            near = (get_close_matches(name.lower(), free, 1) or free or COLUMNS)[0]
-            raise InputError(f"unknown column {name!r} in {where} (known: {', '.join(COLUMNS)}); remove it, or if it holds "
-                             f"the {near}, say columns={{{near!r}: {name!r}}} (--columns {near}={name})")
+            near = get_close_matches(name.lower(), free, 1)
+            likely = (near or free or COLUMNS)[0]
+            wrong.append(f"unknown column {name!r} in {where}" + (f"; did you mean {near[0]!r}?" if near else "")
+                         + f" (known: {', '.join(COLUMNS)}); remove it, or if it holds the {likely}, say columns={{{likely!r}: {name!r}}} "
+                           f"(--columns {likely}={name})")
+    if wrong:
+        raise InputError("; ".join(wrong))
+    lacking = [name for name in ("base", "target", "foil") if name not in there and name not in columns]
+    if lacking:
+        raise InputError(f"{where} has no column {', '.join(lacking)} (it has {', '.join(there)}); add what is missing, or say "
+                         "which column holds it with columns={ours: yours} (--columns ours=yours)")
     return [replace(r, fields={ours.get(str(key), str(key)): value for key, value in r.fields.items()}) for r in records]

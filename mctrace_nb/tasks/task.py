@@ -108,7 +108,7 @@ def build(records: list[Record], model, name: str, heldout: float, seed: int, so
                          + "; ".join(problems))
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        notes.append(f"{len(problems)} of {len(records)} rows left out: {'; '.join(problems[:3])}{more}")
+        notes.append(f"{len(problems)} of {len(records)} rows left out: {'; '.join(p[:200] for p in problems[:3])}{more}")
     if not examples:
         raise InputError(f"no prompt pair can be used: {notes[-1]}")
     if n and n > len(examples):
@@ -159,7 +159,7 @@ def _split(examples: list[Example], heldout: float, seed: int) -> tuple[tuple[Ex
     Random(seed).shuffle(groups)
     if heldout and len(groups) < 2:
         what = "one pair" if len(examples) == 1 else f"{len(examples)} pairs of one group (or all the same)"
-        raise InputError(f"{what} cannot be split into search and held-out prompts; give more, or heldout=0")
+        raise InputError(f"{what} cannot be split into search and held-out prompts; give more (in Python also heldout=0)")
     count = min(max(round(heldout * len(groups)), heldout > 0), len(groups) - 1)  # neither half is left empty
     kept_out = set(groups[len(groups) - count:])
     halves = [[], []]
