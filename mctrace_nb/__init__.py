@@ -21,7 +21,7 @@ _WHERE = {
     "load_model": "models", "random_model": "models", "wrap_model": "models", "LanguageModel": "models",
     "Task": "tasks", "Example": "tasks", "load_task": "tasks",
     "published_config": "published", "published_effects": "published", "published_runs": "published",
-    "measure": "sizing", "Desiderata": "desiderata", "known": "tracing", "estimate": "cost", "Cost": "cost",
+    "measure": "sizing", "Desiderata": "desiderata", "known": "views", "estimate": "cost", "Cost": "cost",
     "sweep": "views", "evidence": "views", "transfer": "views", "speech": "views",
     "next_tokens": "apply", "continuation": "apply",
     "Components": "components", "Trace": "tracing", "Metric": "metrics",

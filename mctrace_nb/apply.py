@@ -14,7 +14,10 @@ from mctrace_nb.layout import LanguageModel
 from mctrace_nb.results import Selection
 from mctrace_nb.tasks.encode import Encoder
 
-APPLICABLE = ("counterfactual", "zero")
+def applicable(selection: Selection) -> bool:
+    """Whether a selection can be applied outside its trace: noise and means belong to the prompts of the trace, and where zeros
+    are put at some positions only, it is not known which those are in another text."""
+    return selection.corruption == "counterfactual" or (selection.corruption == "zero" and selection.positions == "all")
 
 
 def _token_ids(lm: LanguageModel, prompt: str | Sequence[int]) -> torch.Tensor:
@@ -30,12 +33,15 @@ def _token_ids(lm: LanguageModel, prompt: str | Sequence[int]) -> torch.Tensor:
 
 
 @contextmanager
-def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequence[int] | None = None) -> Iterator[LanguageModel]:
+def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequence[int] | None = None,
+          subject: tuple[int, int] | None = None) -> Iterator[LanguageModel]:
     """Inside the context `lm.model` runs with the selection's components replaced, in every call, `generate` included.
 
     counterfactual: the prompt (text or token ids) that the values come from, for selections of that corruption. A prompt
     run inside must have as many tokens, without padding; its components are replaced at the selection's positions, and
-    tokens generated after it are left alone. A selection of corruption "zero" is replaced at every token, generated ones
+    tokens generated after it are left alone. subject: first and last + 1
+    token for a selection at positions="subject", by default from the first to the last token in which the two prompts differ.
+    A selection of corruption "zero" is replaced at every token, generated ones
     included, and takes any prompt. A selection may be applied to another model that has components of these names. The model is open to nothing else meanwhile, and afterwards bit for bit what it was.
 
     Raises InputError for a selection without kinds (it was not made by a search) or with components that the model lacks,
@@ -44,9 +50,9 @@ def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequenc
     if not selection.kinds:
         raise InputError(f"{selection.method}: this selection does not say of which kind its components are; make it by a "
                          "search, or give Selection(kinds=...)")
-    if selection.corruption not in APPLICABLE:
-        raise InputError(f"a selection with corruption {selection.corruption!r} belongs to the prompts of its trace; search with "
-                         f"corruption={' or '.join(map(repr, APPLICABLE))} to apply it to others")
+    if not applicable(selection):
+        raise InputError(f"a selection with corruption {selection.corruption!r} at positions={selection.positions!r} belongs to the "
+                         "prompts of its trace; search with corruption='counterfactual', or 'zero' at positions='all', to apply it")
     if (counterfactual is None) != (selection.corruption == "zero"):
         raise InputError("give counterfactual=..., the prompt that the values come from" if counterfactual is None else
                          "corruption 'zero' takes no counterfactual prompt; leave it out")
@@ -66,7 +72,7 @@ def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequenc
             first = cache is None or cache.get_seq_length() == 0
             session.mixture = None
             if other is None or first:
-                chosen = _chosen(ids, kwargs.get("attention_mask"), other, selection.positions)
+                chosen = _chosen(ids, kwargs.get("attention_mask"), other, selection.positions, subject)
                 rows = SimpleNamespace(ids=ids[:, None], chosen=chosen[:, None])  # all that a Mixture asks of its Rows
                 session.mixture = Mixture(weights, values, rows, None)
 
@@ -88,7 +94,8 @@ def _recorded(session: Session, sites: dict, ids: torch.Tensor) -> dict:
     return found
 
 
-def _chosen(ids: torch.Tensor, attention_mask, other: torch.Tensor | None, positions: str) -> torch.Tensor:
+def _chosen(ids: torch.Tensor, attention_mask, other: torch.Tensor | None, positions: str,
+            subject: tuple[int, int] | None) -> torch.Tensor:
     """(B, T): where components are replaced in a forward pass over a whole prompt."""
     if other is None:
         return torch.ones_like(ids, dtype=torch.bool)
@@ -100,6 +107,8 @@ def _chosen(ids: torch.Tensor, attention_mask, other: torch.Tensor | None, posit
     at = torch.arange(ids.shape[1], device=ids.device)
     if positions == "last":
         return (at == ids.shape[1] - 1).expand(ids.shape)
+    if positions == "subject" and subject is not None:
+        return ((at >= subject[0]) & (at < subject[1])).expand(ids.shape)
     if positions == "subject":
         differ = (ids != other).int()
         return (differ.cummax(1).values & differ.flip(1).cummax(1).values.flip(1)).bool()
@@ -107,31 +116,32 @@ def _chosen(ids: torch.Tensor, attention_mask, other: torch.Tensor | None, posit
 
 
 def next_tokens(lm: LanguageModel, prompt: str | Sequence[int], selection: Selection | None = None,
-                counterfactual: str | Sequence[int] | None = None, top: int = 5):
+                counterfactual: str | Sequence[int] | None = None, subject: tuple[int, int] | None = None, top: int = 5):
     """A frame of the most likely next tokens after a prompt: token, id, probability; with a selection applied, if given."""
     import pandas as pd
 
     ids = _token_ids(lm, prompt)
-    logits = _with(selection, lm, counterfactual, lambda: lm.model(input_ids=ids).logits[0, -1].float())
+    logits = _with(selection, lm, (counterfactual, subject), lambda: lm.model(input_ids=ids).logits[0, -1].float())
     best = logits.softmax(-1).topk(min(top, len(logits)))
     return pd.DataFrame([dict(token=lm.tokenizer.decode([i]), id=i, probability=p)
                          for p, i in zip(best.values.tolist(), best.indices.tolist())])
 
 
 def continuation(lm: LanguageModel, prompt: str | Sequence[int], selection: Selection | None = None,
-                 counterfactual: str | Sequence[int] | None = None, tokens: int = 20) -> str:
+                 counterfactual: str | Sequence[int] | None = None, subject: tuple[int, int] | None = None,
+                 tokens: int = 20) -> str:
     """What the model writes after a prompt, greedily, up to so many tokens; with a selection applied, if given."""
     ids = _token_ids(lm, prompt)
     end = lm.tokenizer.eos_token_id
-    made = _with(selection, lm, counterfactual, lambda: lm.model.generate(
+    made = _with(selection, lm, (counterfactual, subject), lambda: lm.model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False,
         pad_token_id=0 if end is None else end))
     return lm.tokenizer.decode(made[0, ids.shape[1]:].tolist(), skip_special_tokens=True)
 
 
-def _with(selection: Selection | None, lm: LanguageModel, counterfactual, run):
+def _with(selection: Selection | None, lm: LanguageModel, values_from: tuple, run):
     with torch.no_grad():
         if selection is None:
             return run()
-        with apply(selection, lm, counterfactual):
+        with apply(selection, lm, *values_from):
             return run()

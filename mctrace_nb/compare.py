@@ -55,12 +55,13 @@ class Comparison:
     @property
     def best(self) -> Selection:
         """The exact optimum if it is known, else the best selection at the reported budget on the search prompts."""
-        return self.exact or max(self.selections, key=lambda s: self.fronts[0].score(s.effect))
+        found = [s for s in self.selections if s.method != "random"] or self.selections  # a control is no finding
+        return self.exact or max(found, key=lambda s: self.fronts[0].score(s.effect))
 
     @cached_property
     def evidence(self) -> pd.DataFrame:
         """What stands behind the best selection: see `views.evidence`."""
-        return evidence(self.trace, self.best, seed=self.trace.seed, others=self.others)
+        return evidence(self.trace, self.best, seed=self.trace.seed, others=self.others, direction=self.fronts[0].direction)
 
     def share(self, effect: float) -> str:
         """An effect as a share of the best one, "" where a share would mean nothing (a side that is not positive)."""
@@ -112,7 +113,11 @@ def compare(trace: Effects, methods: str | Sequence[str] = "auto", budget: int =
         if methods == "auto" and (method == "pgb" and trace.transform == "log"  # then it is the same as pgb-log
                                   or method.startswith("pgb") and not trace.metric.differentiable):
             continue  # named by the user, it says itself why it cannot run
-        fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))
+        try:
+            fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))
+        except InputError as error:  # of a metric of the user's own it shows only now whether it has a gradient
+            if methods != "auto" or "no gradient" not in str(error):
+                raise
     if not any(s.budget == budget for f in fronts for s in f.selections):
         raise InputError(f"{', '.join(f.method for f in fronts)} found no set for budget {budget}; name more methods, or give "
                          "another budget")

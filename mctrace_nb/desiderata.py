@@ -35,8 +35,10 @@ class Desiderata(Effects):
         for other in self.traces[1:]:
             if other.model is not first.model or other.components != first.components:
                 raise InputError(f"{other!r} and {first!r} do not share a model and components, so no set belongs to both")
-            if other.metric.name != first.metric.name or other.split != first.split:
-                raise InputError(f"{other!r} and {first!r} differ in metric or split, so their effects cannot be weighed "
+            differ = [name for name in ("split", "corruption", "direction", "positions", "answer_rule")
+                      if getattr(other, name) != getattr(first, name)] + ["metric"] * (other.metric.name != first.metric.name)
+            if differ:
+                raise InputError(f"{other!r} and {first!r} differ in {' and '.join(differ)}, so their effects cannot be weighed "
                                  "against each other")
         self.weights = [1.0] * len(self.traces) if weights is None else [float(w) for w in weights]
         if len(self.weights) != len(self.traces) or min(self.weights) <= 0:
@@ -124,6 +126,10 @@ class Desiderata(Effects):
 
     def swapped(self, total) -> bool:
         return False  # kept behaviours count against the total, which may well be negative
+
+    def effects_apart(self, chosen) -> dict[str, torch.Tensor]:
+        return {", ".join(filter(None, (f"{t.task.name} (to {'keep' if kept else 'move'})", name))): values
+                for t, kept in zip(self.traces, self.kept) for name, values in t.effects_apart(chosen).items()}
 
     def describe(self, chosen) -> str:
         return "; ".join(f"{row.task}, to {row.wish}: {row.effect:.2f} of {row.total_effect:.2f} {self.metric.unit}"

@@ -81,6 +81,10 @@ class Effects:
         """|mean total effect| on the log scale, the unit of the "log" transform; 1 where the total effect is zero."""
         return abs(float(self.total_effects(scale="log").mean())) or 1.0
 
+    def effects_apart(self, chosen) -> dict[str, torch.Tensor]:
+        """Plain effects of a set on each prompt, by what is averaged apart: behaviours, cohorts; else under the name ""."""
+        raise NotImplementedError
+
     def describe(self, chosen) -> str:
         """What a set does to each behaviour, in words, where there are several; else nothing."""
         return ""

@@ -61,8 +61,13 @@ class LanguageModel:
     def embedding_sd(self) -> torch.Tensor:
         """Standard deviation of the token embeddings in float32, a scalar: the unit of `noise_sd`."""
         embedding = self.model.get_input_embeddings()
-        with _fetched(embedding):
-            return embedding.weight.detach().float().std()
+        some = torch.arange(min(64, len(embedding.weight)), device=self.device)
+        with torch.no_grad():
+            said = embedding(some).float().norm()
+            with _fetched(embedding):
+                weight = embedding.weight.detach().float()
+                # Gemma multiplies its embeddings by the square root of their width inside the module.
+                return weight.std() * said.to(weight.device) / weight[:len(some)].norm()
 
     def check_length(self, tokens: int, what: str) -> None:
         """Raises InputError if `what` (such as "prompt 3") has more tokens, answer included, than the model can read."""

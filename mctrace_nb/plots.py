@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Sequence
 
@@ -169,7 +170,8 @@ def per_prompt(halves: dict[str, np.ndarray], unit: str = "nats") -> Figure:
     halves: effects `(n,)` by name, such as {"search prompts": ..., "held-out prompts": ...}.
     """
     canvas, (axis,) = _canvas(6.5, 3)
-    for (name, values), (colour, marker) in zip(halves.items(), (("#0072B2", "o"), ("#D55E00", "D"))):
+    looks = zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P")
+    for (name, values), (colour, marker) in zip(halves.items(), cycle(looks)):
         axis.plot((np.arange(len(values)) + 0.5) / len(values), np.sort(values), color=colour, marker=marker, ms=4, lw=1, label=name)
         axis.axhline(values.mean(), color=colour, lw=1, ls=":")
     axis.axhline(0, color=INK, lw=0.8)

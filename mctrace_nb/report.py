@@ -66,8 +66,8 @@ def per_prompt(comparison: Comparison) -> plots.Figure:
     """The best selection's effect on each prompt of both halves."""
     trace, chosen = comparison.trace, comparison.best.components
     halves = {"search prompts": trace, **({"held-out prompts": trace.heldout} if trace.task.heldout else {})}
-    unit = trace.metric.unit + ", as a share of the gap" * trace.metric.between_cohorts
-    return plots.per_prompt({name: t.effects(list(chosen)).cpu().numpy() for name, t in halves.items()}, unit)
+    return plots.per_prompt({f"{half}{f': {name}' if name else ''}": values.cpu().numpy() for half, t in halves.items()
+                             for name, values in t.effects_apart(list(chosen)).items()}, trace.metric.unit)
 
 
 def _spoken(kind: str) -> str:
@@ -119,7 +119,8 @@ def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
         front = comparison.front(method)
         course = next((s for s in front.selections if s.budget == comparison.budget), None) if front else None
         if course is not None and course.trajectory is not None:
-            how = "the published transform 1/(1 + rho)" if method == "pgb" else "the transform -effect / total effect"
+            inverse = course.settings["transform"] == "inverse"
+            how = "the published transform 1/(1 + rho)" if inverse else "the transform -effect / total effect"
             made.append(Section(f"trajectory_{method.replace('-', '_')}", f"How {method} got there",
                                 plots.trajectories(course, trace.components.labels),
                                 f"The relaxed mask under {how}, until the end of the first epoch that chooses at most "
@@ -144,6 +145,15 @@ def result(comparison: Comparison, parameters: dict) -> dict:
         methods={s.method: dict(components=list(s.components), effect=s.effect, band=s.band, forwards=s.forwards,
                                 backwards=s.backwards, settings=s.settings) for s in comparison.selections},
         words=comparison.words())
+
+
+def _plain(data):
+    """The same with None for nan, which JSON does not know."""
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_plain(value) for value in data]
+    return None if isinstance(data, float) and data != data else data
 
 
 def earlier(folder: str | Path) -> dict[str, Selection]:
@@ -214,7 +224,7 @@ def write(out: str | Path, comparison: Comparison, parameters: dict | None = Non
     out.mkdir(parents=True, exist_ok=True)
     parameters, parts = dict(parameters or {}), sections(comparison, positions_of)
     comparison.to_frame().to_csv(out / "front.csv", index=False)
-    (out / "result.json").write_text(json.dumps(result(comparison, parameters), indent=1) + "\n")
+    (out / "result.json").write_text(json.dumps(_plain(result(comparison, parameters)), indent=1, allow_nan=False) + "\n")
     for part in parts:
         part.figure.save(out / f"{part.name}.png")
     report = out / "report.html"

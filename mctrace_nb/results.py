@@ -12,6 +12,7 @@ import pandas as pd
 
 from mctrace_nb.errors import InputError
 
+SCORE = {"max": lambda effect: effect, "min": lambda effect: -effect, "abs": abs}  # how a search ranks effects
 COLUMNS = ("method", "budget", "size", "effect", "best_up_to", "effect_heldout", "ci_low", "ci_high", "components",
            "forwards", "backwards", "seconds")
 
@@ -54,11 +55,12 @@ class Selection:
             f", held-out {self.effect_heldout:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
         return f"{self.method}: {{{', '.join(self.components)}}} effect {self.effect:.3f}{held}"
 
-    def apply(self, model, counterfactual=None):
-        """A context in which the model itself runs with these components replaced: see `mctrace_nb.apply.apply`."""
+    def apply(self, model, counterfactual=None, subject=None):
+        """A context in which the model itself runs with these components replaced by their values on the counterfactual prompt
+        (text or token ids, as long as the prompt that is run): see `mctrace_nb.apply.apply`."""
         from mctrace_nb.apply import apply  # a selection is plain data and knows no model until it is put to work
 
-        return apply(self, model, counterfactual)
+        return apply(self, model, counterfactual, subject)
 
 
 def _json(path: str | os.PathLike) -> Path:
@@ -89,7 +91,7 @@ class Front:
 
     def score(self, effect: float) -> float:
         """The effect as the search ranks it: larger is better in every direction."""
-        return {"max": effect, "min": -effect, "abs": abs(effect)}[self.direction]
+        return SCORE[self.direction](effect)
 
     def best_up_to(self) -> list[float]:
         """Running best effect: what one gets who may choose at most that many components, or none at all."""

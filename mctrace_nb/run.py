@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from mctrace_nb.errors import InputError, one_of
+from mctrace_nb.tasks import LOADERS
 
 NOTEBOOK = "notebooks/analysis.ipynb"
 MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
@@ -25,13 +26,17 @@ def _whole(value) -> int:
 TYPES = {"int": _whole, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
 
 
-PATHS = ("model", "task", "metric", "data_dir", "earlier")  # parameters that may be paths
+PATHS = ("model", "task", "keep", "metric", "data_dir", "earlier")  # parameters that may be paths
 FILES = (".csv", ".jsonl")
 
 
 def _absolute(value: str) -> str:
-    """A path as an absolute one; anything that is not there, or is `path:name`, keeps its form."""
+    """Paths, separated by commas, as absolute ones; what has a name of its own or is not there keeps its form, also `path:name`."""
+    if "," in value:
+        return ",".join(_absolute(part.strip()) for part in value.split(","))
     path, colon, name = value.partition(":")
+    if path in ("tutorial", *LOADERS):
+        return value
     place = Path(path).expanduser()
     return str(place.resolve()) + colon + name if path and place.exists() else value
 
@@ -92,6 +97,8 @@ def validate(parameters: dict) -> dict:
         check_spec(spec)
         if spec.lower().endswith(FILES) and not Path(spec).is_file():
             raise InputError(f"task file {spec!r} is not there; give the path of a .csv or .jsonl file, or a task by name")
+    if values["columns"] and not any(x.strip().lower().endswith(FILES) for x in (values["task"], *values["keep"].split(","))):
+        raise InputError(f"columns={values['columns']!r} is for files, and {values['task']!r} is none; leave it out")
     get_metric(values["metric"])
     for name, allowed in (("positions", POSITIONS), ("corruption", CORRUPTIONS), ("answer_rule", ANSWER_RULES),
                           ("noise_on", NOISE_ON), ("cache", CACHES), ("direction", SCORE), ("dtype", DTYPES),

@@ -18,9 +18,8 @@ from mctrace_nb.effects import NO_COUNTERFACTUAL, Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
 from mctrace_nb.relax import evaluate_epochs, finite, relax, selection_at, settings_grid
-from mctrace_nb.results import Front, Selection
+from mctrace_nb.results import SCORE, Front, Selection
 
-SCORE = {"max": lambda effect: effect, "min": lambda effect: -effect, "abs": abs}
 MOST_SETS = 2_000_000
 
 
@@ -158,6 +157,8 @@ def search(trace: Effects, method: str = "greedy", budgets: Iterable[int] | int 
     run = METHODS[one_of(method, METHODS, "method")]
     one_of(direction, SCORE, "direction")
     budgets = check_budgets(budgets, len(trace.components))
+    if heldout and trace.task.heldout:
+        trace.heldout  # what is wrong with those prompts should be known before the search
     if trace.nothing_to_compare:
         raise InputError(f"task {trace.task.name!r}: {NO_COUNTERFACTUAL}")
     try:

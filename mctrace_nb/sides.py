@@ -106,11 +106,12 @@ class Sides:
         """Noise on the embeddings of subjects or whole prompts, (n, longest prompt, width); one draw per prompt from the seed."""
         longest = max(len(e.base) for e in self.examples)
         scale = self.noise_sd * self.model.embedding_sd
-        made = torch.zeros(len(self.examples), longest, self.model.width)
+        width = self.model.model.get_input_embeddings().weight.shape[1]  # not always that of the layers
+        made = torch.zeros(len(self.examples), longest, width)
         generator = torch.Generator().manual_seed(self.seed)
         for i, e in enumerate(self.examples):
             first, last = e.subject if self.noise_on == "subject" else (0, len(e.base))
-            made[i, first:last] = torch.randn(last - first, self.model.width, generator=generator)
+            made[i, first:last] = torch.randn(last - first, width, generator=generator)
         return made.to(self.model.device) * scale
 
     def _prepare(self, session: Session, corrupted: bool) -> Side:
@@ -141,11 +142,13 @@ class Sides:
             count += inside.sum()
             for site in sites:  # into their final place at once: gathering the parts at the end would need twice the memory
                 if self.corruption == "mean":
-                    kept[site] = kept.get(site, 0) + recorded[site][:, 0][inside.to(recorded[site].device)].sum(0)
+                    values = recorded[site][:, 0][inside.to(recorded[site].device)]
+                    kept[site] = kept.get(site, 0) + values.sum(0, dtype=torch.promote_types(values.dtype, torch.float32))
                 else:
                     kept[site] = self._keep(kept.get(site), recorded[site], examples)
         if self.corruption == "mean":
-            return {site: (total / count.to(total.device)).expand(len(self.examples), 1, 1, *total.shape) for site, total in kept.items()}
+            return {site: (total / count.to(total.device)).to(self.model.dtype).expand(len(self.examples), 1, 1, *total.shape)
+                    for site, total in kept.items()}
         return kept
 
     def _keep(self, kept, recorded, examples: torch.Tensor):

@@ -49,7 +49,14 @@ def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, se
 
 def interval(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
              parts: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % percentile interval of means over the last axis, each of shape (...)."""
+    """Ends of the 95 % percentile interval of means over the last axis, each of shape (...).
+
+    One prompt, or one group, has no interval, neither in the whole nor in a part: then the ends are nan.
+    """
+    values = np.asarray(values, dtype=float)
+    if _too_few(values.shape[-1], groups, parts):
+        nothing = np.full(values.shape[:-1], np.nan)
+        return nothing, nothing
     low, high = np.nanpercentile(bootstrap(values, groups, draws, seed, parts), [2.5, 97.5], axis=0)
     return low, high
 
@@ -62,10 +69,7 @@ def _too_few(n: int, groups: Sequence[str] | None, parts: Sequence[int] | None) 
 
 def estimate(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
              parts: Sequence[int] | None = None) -> Estimate:
-    """Mean and interval of per-prompt values `(n,)`. One prompt, or one group, has no interval, neither in the whole nor in a
-    part: its ends are nan."""
+    """Mean and interval (see there) of per-prompt values `(n,)`."""
     values = np.asarray(values, dtype=float)
-    if _too_few(len(values), groups, parts):
-        return Estimate(float(values.mean()), float("nan"), float("nan"), len(values))
     low, high = interval(values, groups, draws, seed, parts)
     return Estimate(float(values.mean()), float(low), float(high), len(values))

@@ -214,6 +214,9 @@ class Trace(Effects):
                 found.append((read or self.metric.value)(said))
         self.work.forwards += total * b
         values = torch.cat(found)
+        if needs_gradient and not values.requires_grad:
+            raise InputError(f"metric {self.metric.name!r} has no gradient; relaxed searches need one (of a function of your own say so "
+                             "with metrics.from_logits(function, differentiable=False))")
         if needs_gradient:
             values.register_hook(self._count_backwards)
         return values if masks is not None else values[0]
@@ -254,39 +257,26 @@ class Trace(Effects):
         prompts, `(b,)`, or `(R, b)` with each mask's own. reverse: on the other run, with this run's values.
         scale: "log" gives `value(m) - value(0)` (nats for metrics with a logarithm), "relative" gives rho; the default is
         the metric's own. at: `(R, n)`, the one position (counted from the prompt's first token) at which each mask acts in
-        each prompt, instead of the trace's positions; -1 for none.
+        each prompt, for a trace with positions="all"; -1 for none.
         """
         masks = self._as_masks(masks)
+        if at is not None and self.positions != "all":
+            raise InputError(f"at=... needs a trace with positions='all', this one has {self.positions!r}: what lies before is not run")
         if examples is not None:
             examples = torch.as_tensor(examples, device=self.model.device)
         rows = masks if masks.ndim == 2 else masks[None]
         found = self._effect(self._values(rows, examples, reverse, at), examples, scale)
         return found if masks.ndim == 2 else found[0]
 
+    def effects_apart(self, chosen) -> dict[str, torch.Tensor]:
+        found = self.effects(chosen)
+        if self._contrast is None:
+            return {"": found}
+        plain, of = found / self._contrast, [e.cohort for e in self.examples]
+        return {name: plain[[i for i, c in enumerate(of) if c == name]] for name in sorted(set(of))}
+
     def total_effects(self, scale: str | None = None) -> torch.Tensor:
         """Per prompt: the corrupted run against the base run; for "zero" and "mean", all traced components replaced."""
         if self.corruption in NEVER_RUN:
             return self.effects(torch.ones(len(self.components)), scale=scale)
         return self._effect(self._values(None, None, reverse=True), None, scale)
-
-
-def known(model: LanguageModel, task: Task) -> Task:
-    """The task with only those pairs whose base prompt the model continues with the foil, its own answer (first token).
-
-    As in Meng et al. 2022: what a model does not know cannot be traced in it. Raises InputError if nothing is left.
-    """
-    def knows(said: Said) -> torch.Tensor:
-        return (said.logits.argmax(-1) == said.tokens[..., 1]).to(said.answers.dtype)
-
-    metric = Metric("knows", knows, differentiable=False, reads_logits=True)
-    kept = []
-    for split in ("search", "heldout"):
-        examples = getattr(task, split)
-        trace = Trace(model, task, "attn_block", corruption="zero", metric=metric, split=split) if examples else None
-        kept.append(tuple(e for e, known in zip(examples, trace.base_values if examples else ()) if known))
-    count, of = sum(map(len, kept)), len(task.search) + len(task.heldout)
-    if not kept[0] or (task.heldout and not kept[1]):
-        raise InputError(f"{model.name!r} gives the expected answer on {count} of {of} base prompts of {task.name!r}, too few "
-                         "to search on and hold out; give more prompts, or a model that knows them")
-    return replace(task, search=kept[0], heldout=kept[1],
-                   notes=(*task.notes, f"{count} of {of} pairs kept: the model knows their base answer"))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Mapping, Sequence
 
 import numpy as np
 import torch
 
-from mctrace_nb.apply import APPLICABLE, continuation, next_tokens
+from mctrace_nb.apply import applicable, continuation, next_tokens
 from mctrace_nb.components import BLOCK_KINDS
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
+from mctrace_nb.layout import LanguageModel
+from mctrace_nb.metrics import Metric, Said
 from mctrace_nb.progress import bar
-from mctrace_nb.results import Selection
+from mctrace_nb.results import SCORE, Selection
+from mctrace_nb.tasks import Task
 from mctrace_nb.tracing import Trace
 
 ROLES = ("earlier tokens", "first subject token", "middle subject tokens", "last subject token",
@@ -86,10 +89,9 @@ def sweep(trace: Trace, window: int = 1, progress: bool = True) -> Sweep:
     if not isinstance(window, int) or window < 1:
         raise InputError(f"window={window!r} must be a whole number of layers of at least 1")
     layers, n = trace.components.layers, len(trace)
-    low = [max(0, layer - window // 2) for layer in range(layers)]
     masks = torch.zeros(layers, layers)
-    for layer in range(layers):
-        masks[layer, low[layer]:low[layer] + window] = 1
+    for layer in range(layers):  # fewer layers at either end, as there
+        masks[layer, max(0, layer - window // 2):layer + (window + 1) // 2] = 1
     lengths = torch.tensor([len(e.base) for e in trace.examples])
     found = np.full((layers, int(lengths.max()), n), np.nan)
     for position in bar(range(found.shape[1]), "layers x positions", show=progress):
@@ -119,12 +121,13 @@ def random_sets(trace: Effects, size: int, draws: int = 100, seed: int = 0, othe
     return torch.cat([trace.effects(part).mean(-1) for part in trace.components.masks(chosen).split(32)]).cpu().numpy()
 
 
-def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int = 0, others: Mapping[str, Selection] | None = None):
+def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int = 0, others: Mapping[str, Selection] | None = None,
+             direction: str = "max"):
     """A frame of what can be said for a set, on search and held-out prompts: what, prompts, effect, ci_low, ci_high.
 
     Rows: the set; any `others` by their names, such as sets found on another task; everything outside it (completeness: what
     the others still do without it); the total effect; other random sets of the same size (mean, and the 5th and 95th percentile over draws in place of an interval), with the share of them that
-    do at least as much as the set in column `beaten_by`.
+    do at least as much as the set, in the `direction` of the search, in column `beaten_by`.
     """
     import pandas as pd
 
@@ -142,23 +145,23 @@ def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int =
             chance, mine = random_sets(t, selection.size, draws, seed, selection.components), rows[first]["effect"]
             low, high = np.percentile(chance, [5, 95])
             rows.append(dict(what="random sets of its size", prompts=where, effect=chance.mean(), ci_low=low, ci_high=high,
-                             beaten_by=float((np.abs(chance) >= abs(mine)).mean())))
+                             beaten_by=float((SCORE[direction](chance) >= SCORE[direction](mine)).mean())))
     return pd.DataFrame(rows)
 
 
 def speech(trace: Trace, selection: Selection, prompts: int = 3, tokens: int = 8, top: int = 3):
     """A frame of what the model says after some base prompts: untouched, with the set replaced, after the counterfactual.
 
-    Columns: prompt, run, next (the likeliest next tokens with their probabilities), text (the greedy continuation). Empty for
-    corruptions that belong to the prompts of a trace (noise, means).
+    Columns: prompt, run, next (the likeliest next tokens with their probabilities), text (the greedy continuation). Empty where the
+    selection cannot be applied: see `apply.applicable`.
     """
     import pandas as pd
 
     rows, lm = [], trace.model
     fits = [e for e in trace.examples if len(e.base) == len(e.counterfactual) or trace.corruption == "zero"]
-    for e in fits[:prompts] if trace.corruption in APPLICABLE and selection.components else ():
+    for e in fits[:prompts] if applicable(selection) and selection.corruption == trace.corruption and selection.components else ():
         other = e.counterfactual if trace.corruption == "counterfactual" else None
-        runs = [("untouched", e.base, (None, None)), ("the set replaced", e.base, (selection, other))]
+        runs = [("untouched", e.base, (None, None)), ("the set replaced", e.base, (selection, other, e.subject))]
         for name, ids, put in [*runs, *([("counterfactual prompt", other, (None, None))] if other else [])]:
             likely = next_tokens(lm, ids, *put, top=top)
             rows.append(dict(prompt=trace.task.text(ids), run=name, text=continuation(lm, ids, *put, tokens=tokens).strip(),
@@ -171,11 +174,11 @@ def _check_kinds(selection: Selection, trace: Effects) -> None:
         raise InputError(f"{selection} is of kind {'+'.join(selection.kinds)}, {trace!r} is not; trace the same kinds")
 
 
-def transfer(selections: Sequence[Selection], traces: Sequence[Trace], draws: int = 100, seed: int = 0):
+def transfer(selections: Sequence[Selection], traces: Sequence[Effects], draws: int = 100, seed: int = 0, direction: str = "max"):
     """A frame of every selection's effect on every trace (other tasks, other models), with interval and random control.
 
-    A row each: found (method and set), on (model and task), effect, ci_low, ci_high, share of the total effect, and random_95,
-    what 95 in 100 random sets of that size stay below. Raises InputError where a model lacks one of the components.
+    A row each: found (method and set), on (model and task), effect, ci_low, ci_high, share of the total effect, and beaten_by,
+    the share of other random sets of that size that do at least as much, in the `direction` of the search. Raises InputError where a model lacks one of the components.
     """
     import pandas as pd
 
@@ -184,8 +187,31 @@ def transfer(selections: Sequence[Selection], traces: Sequence[Trace], draws: in
         for trace in traces:
             _check_kinds(selection, trace)
             e, total = trace.indirect_effect(selection.components), float(trace.total_effects().mean())
-            chance = random_sets(trace, selection.size, draws, seed) if selection.size else np.zeros(1)
+            inside = 0 < selection.size < len(trace.components)
+            chance = random_sets(trace, selection.size, draws, seed, selection.components) if inside else np.zeros(0)
             rows.append(dict(found=f"{selection.method}: {', '.join(selection.components)}",
                              on=f"{trace.model.name}, {trace.task.name}", effect=e.mean, ci_low=e.low, ci_high=e.high,
-                             share=e.mean / total if total else float("nan"), random_95=float(np.percentile(chance, 95))))
+                             share=e.mean / total if total else float("nan"), beaten_by=float((SCORE[direction](chance) >= SCORE[direction](e.mean)).mean()) if inside else float("nan")))
     return pd.DataFrame(rows)
+
+
+def known(model: LanguageModel, task: Task) -> Task:
+    """The task with only those pairs whose base prompt the model continues with the foil, its own answer (first token).
+
+    As in Meng et al. 2022: what a model does not know cannot be traced in it. Raises InputError if nothing is left.
+    """
+    def knows(said: Said) -> torch.Tensor:
+        return (said.logits.argmax(-1) == said.tokens[..., 1]).to(said.answers.dtype)
+
+    metric = Metric("knows", knows, differentiable=False, reads_logits=True)
+    kept = []
+    for split in ("search", "heldout"):
+        examples = getattr(task, split)
+        trace = Trace(model, task, "attn_block", corruption="zero", metric=metric, split=split) if examples else None
+        kept.append(tuple(e for e, known in zip(examples, trace.base_values if examples else ()) if known))
+    count, of = sum(map(len, kept)), len(task.search) + len(task.heldout)
+    if not kept[0] or (task.heldout and not kept[1]):
+        raise InputError(f"{model.name!r} gives the expected answer on {count} of {of} base prompts of {task.name!r}, too few "
+                         "to search on and hold out; give more prompts, or a model that knows them")
+    return replace(task, search=kept[0], heldout=kept[1],
+                   notes=(*task.notes, f"{count} of {of} pairs kept: the model knows their base answer"))

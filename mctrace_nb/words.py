@@ -61,7 +61,7 @@ def paragraph(comparison) -> str:
     trace, best, unit = comparison.trace, comparison.best, comparison.trace.metric.unit
     total = trace.total_effect()
     said = [*cautions(comparison), _total(trace, total)]
-    same = [s.method for s in comparison.selections if s.components == best.components and s.method != "random"]
+    same = [s.method for s in comparison.selections if s.components == best.components and s.method != "random"] or [best.method]
     which = "The exact best set" if comparison.exact else f"Not all sets were tried; the best found (by {' and '.join(same)})"
     share = f", {best.effect / total.mean:.0%} of the total effect" * (
         best.effect * total.mean > 0 and not _spans_zero(total.low, total.high))

@@ -34,11 +34,13 @@ def chosen(trace, count=2):
 @pytest.mark.parametrize("kind, corruption, positions", PLACES)
 def test_the_next_token_is_the_trace_s(lm, kind, corruption, positions):
     task = random_task(n=4, length=(6, 9), differ=2)
+    if positions == "subject":  # a subject may be longer than what differs
+        task = replace(task, search=tuple(replace(e, subject=(e.subject[0], len(e.base))) for e in task.search))
     trace = Trace(lm, task, kind, positions=positions, corruption=corruption)
     picked = chosen(trace)
     for e, effect in zip(task.search, trace.effects(list(picked.components))):
         other = e.counterfactual if corruption == "counterfactual" else None
-        with torch.no_grad(), picked.apply(lm, other):
+        with torch.no_grad(), picked.apply(lm, other, e.subject):
             logits = lm.model(input_ids=torch.tensor([e.base])).logits[0, -1]
         plain = lm.model(input_ids=torch.tensor([e.base])).logits[0, -1].detach()
         odds = [(x[e.target[0]] - x[e.foil[0]]).item() for x in (logits, plain)]
@@ -107,6 +109,7 @@ def test_what_does_not_fit_is_refused(lm):
     for selection, give, message in (
             (Selection("x", ("L0H0",), 0.0), other, "does not say of which kind"), (picked, None, "give counterfactual="),
             (zero, other, "takes no counterfactual"), (chosen(trace.again(corruption="noise")), None, "belongs to the prompts"),
+            (chosen(trace.again(corruption="zero", positions="last")), None, "belongs to the prompts"),
             (Selection("x", ("L9H0",), 0.0, kinds=("head_output",)), other, "unknown component 'L9H0'")):
         with pytest.raises(mct.InputError, match=message), apply(selection, lm, give):
             pass

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_task, tiny_gpt2
+from conftest import Words, random_task, tiny_gpt2
+from test_families import FAMILIES
 
 import mctrace_nb as mct
 from mctrace_nb import metrics
 from mctrace_nb.components import KINDS
+from mctrace_nb.models import wrap_model
 from mctrace_nb.tasks import Example, Task
 from mctrace_nb.tracing import Trace
 from mctrace_nb.views import random_sets, roles, sweep
@@ -90,6 +92,11 @@ def test_a_window_replaces_neighbouring_layers_together(lm, task):
     wide = sweep(trace, window=2, progress=False)
     at = torch.tensor([[len(e.base) - 1 for e in task.search]])
     torch.testing.assert_close(torch.as_tensor(wide.effects[1, :, :]).gather(0, at)[0], trace.effects(torch.ones(1, 2), at=at)[0])
+    deep = Trace(tiny_gpt2(layers=6), task, "attn_block")
+    found = sweep(deep, window=4, progress=False)
+    for layer, inside in enumerate(([0, 1], [0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5], [3, 4, 5])):
+        mask = deep.components.masks([inside])
+        torch.testing.assert_close(torch.as_tensor(found.effects[layer]).gather(0, at)[0], deep.effects(mask, at=at)[0])
 
 
 def test_the_last_layer_at_the_last_token_is_everything(lm, task):
@@ -105,6 +112,41 @@ def test_roles_by_hand():
     assert roles(e) == ["earlier tokens", "first subject token", "middle subject tokens", "last subject token",
                         "first token after it", "further tokens", "further tokens", "last token"]
     assert roles(Example((1, 2), (1, 3), (1,), (2,), subject=(1, 2)))[-1] == "last token"
+
+
+def test_single_positions_need_a_trace_of_all(lm, task):
+    trace = Trace(lm, task, "residual", positions="last")
+    with pytest.raises(mct.InputError, match="needs a trace with positions='all'"):
+        trace.effects(torch.ones(2), at=torch.zeros(1, len(trace), dtype=torch.long))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_noise_is_in_units_of_what_the_embedding_gives(family):
+    """Gemma multiplies its embeddings inside the module, so the matrix alone would be the wrong yardstick."""
+    lm = wrap_model(FAMILIES[family](), Words(), family)
+    said = lm.model.get_input_embeddings()(torch.arange(32)).detach().float().std()
+    assert lm.embedding_sd.item() == pytest.approx(said.item(), rel=1e-3)
+
+
+def test_noise_where_embeddings_are_narrower_than_layers():
+    from transformers import OPTConfig, OPTForCausalLM
+
+    model = OPTForCausalLM(OPTConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, ffn_dim=24,
+                                     max_position_embeddings=64, init_std=0.3, word_embed_proj_dim=8))
+    trace = Trace(wrap_model(model, Words(), "narrow"), random_task(n=2), "head_output", corruption="noise")
+    assert trace.total_effects().abs().min() > 0
+
+
+def test_means_of_half_precision_do_not_overflow():
+    lm = tiny_gpt2(dtype=torch.float32)
+    for layer in lm.layers:
+        layer.mlp.c_proj.bias.data += 200
+    task = random_task(n=64, length=(9, 9))
+    lm.model.to(torch.bfloat16)
+    trace = Trace(lm, task, "mlp_block", corruption="mean")
+    trace.effects(torch.zeros(2))
+    mean = trace.side().values["mlp_block", 0]
+    assert mean.dtype == torch.bfloat16 and mean.float().mean().item() == pytest.approx(200, rel=0.02)
 
 
 def test_sweep_refuses_what_has_no_positions(lm, task):
@@ -130,10 +172,45 @@ def test_evidence_by_hand(lm, task):
     drawn = random_sets(trace, 2, draws=200, other_than=best.components)
     assert sorted(drawn) == pytest.approx(sorted(every)[:-1], abs=1e-6)  # all sets but the best itself, each once
     chance = mct.evidence(trace, best).set_index(["prompts", "what"])["beaten_by"]["search", "random sets of its size"]
-    bigger = [abs(x) >= max(every) for x in sorted(every)[:-1]]
-    assert chance == pytest.approx(np.mean(bigger))
+    assert chance == 0  # the best of all is beaten by none
     few = random_sets(trace.again(components="mlp_output"), 3, draws=20)
     assert len(few) == 20 == len(np.unique(few.round(9)))
+
+
+def test_the_control_looks_the_way_the_search_looked(lm, task):
+    """A set found for the smallest effect is beaten by sets with a smaller one, not by those with a larger one."""
+    trace = Trace(lm, task, "head_output")
+    lowest = mct.search(trace, "exhaustive", budgets=[2], direction="min", progress=False)[2]
+    for direction, share in (("min", 0.0), ("max", 1.0)):
+        rows = mct.evidence(trace, lowest, direction=direction).set_index(["prompts", "what"])
+        assert rows.loc[("search", "random sets of its size"), "beaten_by"] == share
+    assert mct.compare(trace, "exhaustive,greedy", budget=2, direction="min").evidence["beaten_by"].dropna().iloc[0] == 0
+    found = mct.compare(trace, "random,top-k", budget=2)
+    assert found.best.method == "top-k" and mct.compare(trace, "random", budget=2).best.method == "random"
+
+
+def test_effects_apart_are_plain_effects(lm, task):
+    both = cohorts(task)
+    apart = Trace(lm, both, "head_output", metric="log_odds_gap").effects_apart(["L0H0"])
+    plain = Trace(lm, both, "head_output").effects(["L0H0"])
+    for name, values in apart.items():
+        torch.testing.assert_close(values, plain[[i for i, e in enumerate(both.search) if e.cohort == name]])
+    trace, other = Trace(lm, task, "head_output"), Trace(lm, random_task(n=3, seed=5), "head_output")
+    wish = mct.Desiderata(trace, other, weights=[2, 3]).effects_apart(["L0H0"])
+    torch.testing.assert_close(wish["random (to keep)"], other.effects(["L0H0"]))
+
+
+def test_one_group_has_no_interval_anywhere(lm, task):
+    alike = Task("alike", tuple(replace(e, group="one") for e in task.search))
+    trace = Trace(lm, alike, "head_output")
+    assert np.isnan(trace.total_effect().low) and trace.single_effects()[["ci_low", "ci_high"]].isna().all(axis=None)
+
+
+def test_a_function_without_a_gradient_is_told_so(lm, task):
+    trace = Trace(lm, task, "head_output", metric=lambda logits: (logits.argmax(-1) == 3).double())
+    with pytest.raises(mct.InputError, match="has no gradient; relaxed searches need one"):
+        mct.pgb(trace)
+    assert [f.method for f in mct.compare(trace, budget=1).fronts] == ["exhaustive", "greedy", "top-k", "random"]
 
 
 def test_transfer_measures_the_same_set_elsewhere(lm, task):

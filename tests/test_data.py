@@ -198,7 +198,7 @@ def test_specs_that_are_known():
 
 
 def test_options_that_do_not_fit(folder, gpt2):
-    for options, message in ((dict(spec="ioi", columns={"base": "clean"}), "columns=.* is for files"), (dict(spec="ioi", n=-1), "n=-1"),
+    for options, message in ((dict(spec="ioi", n=-1), "n=-1"),
                              (dict(spec="winobias:type2:published"), "leave out 'published' or 'type2'"),
                              (dict(spec="ioi", heldout=1.0), "heldout=1.0 must lie"), (dict(spec="ioi", data_dir="/no/such"), "is not a folder")):
         with pytest.raises(InputError, match=message):

@@ -68,7 +68,8 @@ def test_work_is_that_of_the_parts(both):
     (lambda lm, a, b: Desiderata(a, b, weights=[1.0, 0.0]), "must be 2 positive numbers"),
     (lambda lm, a, b: Desiderata(a, Trace(lm, random_task(), "head_pattern")), "do not share a model and components"),
     (lambda lm, a, b: Desiderata(a, Trace(lm, random_task(), "mlp_block")), "do not share a model and components"),
-    (lambda lm, a, b: Desiderata(a, Trace(lm, random_task(), "head_output", metric="log_prob")), "differ in metric or split"),
+    (lambda lm, a, b: Desiderata(a, b.again(corruption="noise", positions="last")), "differ in corruption and positions"),
+    (lambda lm, a, b: Desiderata(a, Trace(lm, random_task(), "head_output", metric="log_prob")), "differ in metric"),
 ])
 def test_what_does_not_belong_together_is_refused(lm, both, bad, message):
     with pytest.raises(mct.InputError, match=message):

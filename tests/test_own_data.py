@@ -264,3 +264,54 @@ def test_the_table_shows_tokens_as_they_are(llama, tutorial):
     for place, half, message in ((1, "search", "i=1 is out of range"), (0, "heldout", "has 0 prompt pairs"), (0, "held", "did you mean 'heldout'")):
         with pytest.raises(InputError, match=message):
             Task.from_pairs([PAIR], tutorial, heldout=0).tokens(place, half)
+
+
+def test_no_prompt_is_on_both_sides(tutorial):
+    """One base with several counterfactuals, and pairs written in both directions, stay together without a group."""
+    people = ("nurse", "dancer", "pilot", "sailor", "man", "woman")
+    pairs = [dict(base=f"the {a} said that", counterfactual=f"the {b} said that", target="he", foil="she")
+             for a, b in [("nurse", "man"), ("nurse", "woman"), ("nurse", "pilot"), ("pilot", "nurse"), ("dancer", "sailor"),
+                          ("sailor", "dancer"), ("man", "woman"), ("woman", "man")]]
+    assert len(people) == 6
+    for seed in range(6):
+        task = Task.from_pairs(pairs, tutorial, seed=seed)
+        halves = [{e.base for e in half} for half in (task.search, task.heldout)]
+        assert not halves[0] & halves[1]
+
+
+def test_the_same_digits_farther_off_are_no_shift(tutorial):
+    from mctrace_nb.tasks.encode import _shifted
+
+    assert _shifted((1, 2, 10, 3, 4), (3, 4, 10, 5, 6)) is None
+    assert _shifted((9, 1, 2, 3, 7), (1, 2, 3, 8, 7)) == (1, 0, 3)
+
+
+def test_a_folder_of_a_task_s_name_hides_nothing(tutorial, tmp_path, monkeypatch):
+    from mctrace_nb.run import validate
+
+    (tmp_path / "professions").mkdir()
+    (tmp_path / "winobias").mkdir()
+    (tmp_path / "mine.csv").write_text("base,counterfactual,target,foil\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(mct.load_task("professions", tutorial, n=4).search) == 2
+    values = validate({"task": "winobias:test", "keep": "names, mine.csv", "columns": "base=prompt"})
+    assert values["task"] == "winobias:test" and values["keep"] == f"names,{tmp_path / 'mine.csv'}"
+    with pytest.raises(mct.InputError, match="is for files, and 'names' is none"):
+        validate({"task": "names", "columns": "base=prompt"})
+
+
+def test_what_a_file_lacks_is_said_once_and_together(tutorial, tmp_path):
+    for text, message in (("base;counterfactual;target;foil\na;b;c;d\n", "is separated by semicolons; save it with commas"),
+                          ("base,counterfactual,target\na,b,c\n", "has no column foil"),
+                          ("basis,counterfactual,target,foyl\na,b,c,d\n", "unknown column 'basis' .*; unknown column 'foyl' .*did you mean 'foil'")):
+        (tmp_path / "mine.csv").write_text(text)
+        with pytest.raises(mct.InputError, match=message):
+            Task.from_file(tmp_path / "mine.csv", tutorial)
+    for spec in ("pairs.tsv", str(tmp_path)):
+        with pytest.raises(mct.InputError, match="neither a task by name nor a .csv or .jsonl file"):
+            mct.load_task(spec, tutorial)
+
+
+def test_a_blank_after_an_answer_is_no_part_of_it(tutorial):
+    pair = dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she")
+    assert Task.from_pairs([dict(pair, target="he ")], tutorial, heldout=0).search == Task.from_pairs([pair], tutorial, heldout=0).search

@@ -35,6 +35,8 @@ def _is_file(spec) -> bool:
 
 
 def _check_not_a_path(spec) -> None:
+    if str(spec).partition(":")[0] in LOADERS:  # a folder of that name is nobody's task
+        return
     if Path(str(spec)).exists() or Path(str(spec)).suffix.lower() in (".tsv", ".txt", ".json", ".xlsx", ".parquet"):
         raise InputError(f"task {str(spec)!r} is neither a task by name nor a .csv or .jsonl file; save the prompt pairs as one of these")
 
@@ -54,7 +56,7 @@ def load_task(spec: str | Path, model, n: int | None = 64, seed: int = 0, data_d
     n: how many pairs, drawn by the seed; None or 0 takes all there are. Tutorial and generated tasks make `n` fresh pairs
     (at least 2); data sets and files that hold fewer give all and say so in `notes`. heldout: the share held out.
     data_dir: a folder with copies of published files; without one they are downloaded once, verified and kept.
-    skip_bad_rows, columns: for files. skip_bad_rows leaves out rows that cannot be used; of published data they are left
+    skip_bad_rows, columns: for files (columns mean nothing for named tasks). skip_bad_rows leaves out rows that cannot be used; of published data they are left
     out always, and counted in `notes`. aligned, chat: as in `Task.from_pairs`.
 
     Raises InputError for an unknown name or variant, a file that cannot be read or downloaded, rows that cannot be used, or
@@ -67,8 +69,6 @@ def load_task(spec: str | Path, model, n: int | None = 64, seed: int = 0, data_d
                      fewer=True)
     check_spec(spec)
     name, variants = parse(spec, LOADERS)
-    if columns:
-        raise InputError(f"columns={columns!r} is for files, and {spec!r} is none; leave it out")
     return LOADERS[name].load(Request(spec, name, variants, n, seed, heldout, data_dir, aligned, chat), model)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 from typing import Mapping
 from unicodedata import east_asian_width
 
@@ -170,14 +170,25 @@ def _differing(base: tuple[int, ...], counterfactual: tuple[int, ...]) -> tuple[
 
 
 def _shifted(base: tuple[int, ...], counterfactual: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """A run of two or more tokens that stands elsewhere in the other prompt: (place in base, in counterfactual, length).
+    """A run of two or more tokens that stands a few places off in the other prompt: (place in base, in counterfactual, length).
 
-    Two phrases of equal length that changed places are aligned: what lies between them has not moved.
+    That is what a word of more tokens does to all that follows it. Only a shift that explains more than leaving the tokens in their
+    places; two phrases of equal length that changed places are aligned, for what lies between them has not moved.
     """
     start, stop = _differing(base, counterfactual)
     ours, theirs = base[start:stop], counterfactual[start:stop]
-    for i, j, size in SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks():
-        swapped = ours[j:j + size] == theirs[i:i + size]
-        if size >= 2 and i != j and not swapped:
-            return start + i, start + j, size
+    in_place = sum(a == b for a, b in zip(ours, theirs))
+    for by in (1, -1, 2, -2, 3, -3):
+        if abs(by) == 3 and in_place:  # the same two digits three places on, with the sign between them in its place, are chance
+            continue
+        run = 0
+        for i in range(max(0, by), len(ours) + min(0, by) + 1):
+            if i < len(ours) + min(0, by) and ours[i] == theirs[i - by]:
+                run += 1
+                continue
+            first, second = i - run, i - run - by
+            swapped = ours[second:second + run] == theirs[first:first + run]
+            if run >= 2 and run > in_place and not swapped:
+                return start + first, start + second, run
+            run = 0
     return None

@@ -153,8 +153,19 @@ def _encoded(records: list[Record], encoder: Encoder) -> tuple[list[Example], li
 
 
 def _split(examples: list[Example], heldout: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    # Equal prompts belong together even without a group, or the same prompt would be searched on and held out.
-    own = [e.group or f"#{e.base}{e.counterfactual}" for e in examples]
+    # Pairs with one base prompt belong together even without a group, and so do a pair and its mirror image: else the same
+    # prompt would be searched on and held out. (Many pairs may share a counterfactual prompt.)
+    bases, root = {e.base for e in examples}, {}
+
+    def first(prompt):
+        while root.get(prompt, prompt) != prompt:
+            prompt = root[prompt]
+        return prompt
+
+    for e in examples:
+        if e.counterfactual in bases:
+            root[first(e.base)] = first(e.counterfactual)
+    own = [e.group or f"#{first(e.base)}" for e in examples]
     groups = sorted(set(own))
     Random(seed).shuffle(groups)
     if heldout and len(groups) < 2:
