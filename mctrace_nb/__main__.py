@@ -43,6 +43,15 @@ def _refused(prog: str, error: Exception) -> int:
 
 
 def _trace(argv: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run tidies up like an interrupted one
+    try:
+        return _run_trace(argv)
+    except KeyboardInterrupt:
+        print("mctrace_nb trace: interrupted; nothing was left behind", file=sys.stderr)
+        return 130
+
+
+def _run_trace(argv: list[str]) -> int:
     from mctrace_nb.errors import InputError
     from mctrace_nb.run import AnalysisFailed, analyse
 
@@ -52,11 +61,7 @@ def _trace(argv: list[str]) -> int:
     try:
         given = _parsed(parser, {**options_of, "--out": None, "--force": None}, argv)
         out, force = given.pop("out"), given.pop("force")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run tidies up like an interrupted one
         report = analyse(given, out, force)
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; nothing was left behind", file=sys.stderr)
-        return 130
     except InputError as error:
         return _refused(parser.prog, error)
     except AnalysisFailed as error:

@@ -39,10 +39,10 @@ def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequenc
 
     counterfactual: the prompt (text or token ids) that the values come from, for selections of that corruption. A prompt
     run inside must have as many tokens, without padding; its components are replaced at the selection's positions, and
-    tokens generated after it are left alone. subject: first and last + 1
-    token for a selection at positions="subject", by default from the first to the last token in which the two prompts differ.
-    A selection of corruption "zero" is replaced at every token, generated ones
-    included, and takes any prompt. A selection may be applied to another model that has components of these names. The model is open to nothing else meanwhile, and afterwards bit for bit what it was.
+    tokens generated after it are left alone. subject: first and last + 1 token for a selection at positions="subject", by
+    default from the first to the last token in which the two prompts differ. A selection of corruption "zero" is replaced
+    at every token, generated ones included, and takes any prompt. A selection may be applied to another model that has
+    components of these names. The model is open to nothing else meanwhile, and afterwards bit for bit what it was.
 
     Raises InputError for a selection without kinds (it was not made by a search) or with components that the model lacks,
     for noise and means (they belong to the prompts of a trace), and inside for a prompt that does not fit.

@@ -77,7 +77,8 @@ class Comparison:
         rows = []
         for s in self.selections:
             held = "" if s.effect_heldout is None else f"{s.effect_heldout:.2f}{interval_text(s.ci_low, s.ci_high)}"
-            rows.append({"method": "random (median draw)" if s.method == "random" else s.method, "components": ", ".join(s.components) or "none", "effect": f"{s.effect:.2f}",
+            rows.append({"method": "random (median draw)" if s.method == "random" else s.method,
+                         "components": ", ".join(s.components) or "none", "effect": f"{s.effect:.2f}",
                          **({"of optimum": self.share(s.effect)} if self.exact else {}), "held-out, 95 %": held,
                          "forwards": s.forwards, "backwards": s.backwards})
         return pd.DataFrame(rows).set_index("method")

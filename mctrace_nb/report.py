@@ -198,7 +198,8 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
     figures = [dict(name=p.name, heading=p.heading, reading=p.reading, alt=p.figure.text,
                     data=base64.b64encode(p.figure.png).decode()) for p in parts]
     trace = comparison.trace
-    columns = ["base", "target", "foil"] if all(e.base == e.counterfactual for e in trace.examples) else ["base", "counterfactual", "target", "foil"]
+    alike = all(e.base == e.counterfactual for e in trace.examples)
+    columns = ["base", *["counterfactual"] * (not alike), "target", "foil"]
     pairs = trace.task.to_frame().head(3)[columns].values.tolist()
     table, behind = comparison.table().reset_index(), comparison.evidence.copy()
     behind["beaten_by"] = [f"{x:.0%}" if x == x else "" for x in behind.get("beaten_by", [float("nan")] * len(behind))]
@@ -207,7 +208,8 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
     facts = {"model": repr(trace.model), "task": f"{trace.task.name} ({trace.task.source or 'your own prompts'})",
              "prompts": _halves(trace),
              "components": f"{len(trace.components)} of kind {', '.join(trace.components.kinds)}",
-             "values from": "the clean run, into one of corruption " + trace.corruption if trace.direction == "restore" else trace.corruption, "positions": trace.positions,
+             "values from": ("the clean run, into one of corruption " * (trace.direction == "restore")) + trace.corruption,
+             "positions": trace.positions,
              "metric": f"{trace.metric.name}, effects in {trace.metric.unit}; answers of several tokens by the {trace.answer_rule} of "
                        "their log-probabilities", "sign": SIGN_RULES[trace.direction],
              **({"notes": " ".join(trace.task.notes)} if trace.task.notes else {})}

@@ -126,8 +126,9 @@ def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int =
     """A frame of what can be said for a set, on search and held-out prompts: what, prompts, effect, ci_low, ci_high.
 
     Rows: the set; any `others` by their names, such as sets found on another task; everything outside it (completeness: what
-    the others still do without it); the total effect; other random sets of the same size (mean, and the 5th and 95th percentile over draws in place of an interval), with the share of them that
-    do at least as much as the set, in the `direction` of the search, in column `beaten_by`.
+    the others still do without it); the total effect; other random sets of the same size (mean, and the 5th and 95th percentile
+    over draws in place of an interval), with the share of them that do at least as much as the set, in the `direction` of the
+    search, in column `beaten_by`.
     """
     import pandas as pd
 
@@ -178,7 +179,8 @@ def transfer(selections: Sequence[Selection], traces: Sequence[Effects], draws: 
     """A frame of every selection's effect on every trace (other tasks, other models), with interval and random control.
 
     A row each: found (method and set), on (model and task), effect, ci_low, ci_high, share of the total effect, and beaten_by,
-    the share of other random sets of that size that do at least as much, in the `direction` of the search. Raises InputError where a model lacks one of the components.
+    the share of other random sets of that size that do at least as much, in the `direction` of the search. Raises InputError
+    where a model lacks one of the components.
     """
     import pandas as pd
 
@@ -187,11 +189,13 @@ def transfer(selections: Sequence[Selection], traces: Sequence[Effects], draws: 
         for trace in traces:
             _check_kinds(selection, trace)
             e, total = trace.indirect_effect(selection.components), float(trace.total_effects().mean())
-            inside = 0 < selection.size < len(trace.components)
-            chance = random_sets(trace, selection.size, draws, seed, selection.components) if inside else np.zeros(0)
+            beaten = float("nan")
+            if 0 < selection.size < len(trace.components):
+                chance = random_sets(trace, selection.size, draws, seed, selection.components)
+                beaten = float((SCORE[direction](chance) >= SCORE[direction](e.mean)).mean())
             rows.append(dict(found=f"{selection.method}: {', '.join(selection.components)}",
                              on=f"{trace.model.name}, {trace.task.name}", effect=e.mean, ci_low=e.low, ci_high=e.high,
-                             share=e.mean / total if total else float("nan"), beaten_by=float((SCORE[direction](chance) >= SCORE[direction](e.mean)).mean()) if inside else float("nan")))
+                             share=e.mean / total if total else float("nan"), beaten_by=beaten))
     return pd.DataFrame(rows)
 
 
