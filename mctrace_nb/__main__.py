@@ -114,8 +114,7 @@ def _tasks(argv: list[str]) -> int:
     try:
         listed = catalogue(parser.parse_args(argv).data_dir)
     except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+        return _refused(parser.prog, error)
     print("Variants are added after colons, the first of each set being the default: winobias:test:anti\n")
     for entry in listed:
         print(entry.pop("name"))

@@ -14,6 +14,7 @@ from mctrace_nb.layout import LanguageModel
 from mctrace_nb.results import Selection
 from mctrace_nb.tasks.encode import Encoder
 
+
 def applicable(selection: Selection) -> bool:
     """Whether a selection can be applied outside its trace: noise and means belong to the prompts of the trace, and where zeros
     are put at some positions only, it is not known which those are in another text."""

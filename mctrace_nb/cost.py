@@ -64,11 +64,14 @@ def _size(count: int) -> str:
     return f"{count / 2 ** 30:.1f} GiB" if count >= 2 ** 30 else f"{count / 2 ** 20:.0f} MiB"
 
 
-def _time(minutes: float) -> str:
-    for size, name in ((525_600, "years"), (1440, "days"), (60, "hours"), (1, "minutes")):
-        if minutes >= size:
-            return f"{minutes / size:,.1f} {name}"
-    return f"{60 * minutes:.0f} seconds"
+def duration(minutes: float) -> str:
+    """Minutes to one or two digits in the unit that suits them."""
+    if minutes > 1000 * 365 * 1440:
+        return "more than a thousand years"
+    for unit, size in (("years", 365 * 1440), ("days", 1440), ("hours", 60), ("minutes", 1)):
+        if minutes >= 2 * size:
+            return f"{minutes / size:,.0f} {unit}"
+    return f"{max(1, round(60 * minutes)):,} seconds"
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class Cost:
     def __str__(self) -> str:
         each = ", ".join(f"{method} {rows:,}" for method, rows in self.rows.items())
         return (f"{self.memory.model}: {self.components:,} components; rows: {each}; about {self.passes:,} forward passes and "
-                f"{_time(self.minutes)}; memory {self.memory}")
+                f"{duration(self.minutes)}; memory {self.memory}")
 
     __repr__ = __str__
 

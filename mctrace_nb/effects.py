@@ -16,7 +16,6 @@ from mctrace_nb.metrics import Metric
 from mctrace_nb.stats import Estimate, estimate, interval
 from mctrace_nb.tasks import Task
 
-
 NO_COUNTERFACTUAL = ("there are no counterfactual prompts, so nothing can have an effect; trace it with corruption='noise', 'zero' or "
                      "'mean'")
 

@@ -91,19 +91,6 @@ def gap(metric: str | Metric) -> Metric:
     return replace(metric, name=f"{metric.name}_gap", between_cohorts=True)
 
 
-METRICS = {m.name: m for m in (
-    _LOG_ODDS,
-    replace(_LOG_ODDS, name="odds_ratio", relative=True, unit="relative change of the odds"),
-    Metric("log_prob", lambda said: said.answers[..., 0], logarithmic=True),
-    Metric("prob", lambda said: said.answers[..., 0].exp(), unit="probability"),
-    Metric("logit_diff", _logit_diff, reads_logits=True, first_token=True, unit="logits"),
-    Metric("kl", _kl, reads_logits=True, reads_base=True),
-    _ACCURACY,
-    _NEUTRALITY,
-    *(replace(m, name=f"{m.name}_gap", between_cohorts=True) for m in (_LOG_ODDS, _ACCURACY, _NEUTRALITY)),
-)}
-
-
 def from_logits(function: Callable[[torch.Tensor], torch.Tensor], name: str = "", differentiable: bool = True,
                 unit: str = "units") -> Metric:
     """A metric from any function of the logits after the prompt: (..., V) -> (...,). Effects are differences of its values."""
@@ -148,6 +135,18 @@ def _function_of(spec: str) -> Callable:
         raise InputError(f"metric {spec!r}: {path!r} has no function {name!r}")
     return found
 
+
+METRICS = {m.name: m for m in (
+    _LOG_ODDS,
+    replace(_LOG_ODDS, name="odds_ratio", relative=True, unit="relative change of the odds"),
+    Metric("log_prob", lambda said: said.answers[..., 0], logarithmic=True),
+    Metric("prob", lambda said: said.answers[..., 0].exp(), unit="probability"),
+    Metric("logit_diff", _logit_diff, reads_logits=True, first_token=True, unit="logits"),
+    Metric("kl", _kl, reads_logits=True, reads_base=True),
+    _ACCURACY,
+    _NEUTRALITY,
+    *map(gap, (_LOG_ODDS, _ACCURACY, _NEUTRALITY)),
+)}
 
 ANSWER_RULES = ("mean", "sum")
 

@@ -19,20 +19,9 @@ from transformers.utils import logging
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hub import check_folder, only_cached, reason
 from mctrace_nb.layout import LanguageModel, check_family, wrap_model
+from mctrace_nb.shipped import shipped
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def shipped(path: str) -> Path:
-    """A file of the project: beside the package in a checkout, inside it in an installed wheel.
-
-    Raises InputError if it is in neither place.
-    """
-    here = Path(__file__).resolve().parent
-    for root in (here / "_shipped", here.parent):
-        if (root / path).exists():
-            return root / path
-    raise InputError(f"{path} is missing from this installation of mctrace_nb; install it again")
 
 
 def _check_placement(device, device_map, offload_folder) -> None:

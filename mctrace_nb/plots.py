@@ -23,6 +23,7 @@ STYLE = {
     "pgb-log": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
 }
 DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-log": (0, (2, 1)), "random": ":"}
+LINES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P"))  # for what is no method
 INK = "#333333"
 
 
@@ -140,6 +141,20 @@ def singles(frame, unit: str = "nats", most: int = 24) -> Figure:
                           f"{best['component']} with {best['effect']:.2f} {unit}.")
 
 
+def _largest(grid) -> float:
+    return np.nanmax(np.abs(np.asarray(grid)))
+
+
+def _diverging_map(axis, grid, label: str, shrink: float = 0.8, **more) -> None:
+    """A heat map whose colours say on which side of zero a value lies, blue above and orange below, and how far."""
+    limit = _largest(grid) or 1.0
+    sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
+                annot_kws={"fontsize": 7}, linewidths=0.5, cbar_kws={"label": label, "shrink": shrink}, **more)
+    axis.tick_params(labelsize=8)
+    axis.tick_params(axis="y", labelrotation=0)
+    axis.grid(False)
+
+
 def interactions(frame, unit: str = "nats") -> Figure:
     """Pairwise interactions as a map: joint effect minus the sum of the two singles; blue synergy, orange redundancy."""
     names = list(dict.fromkeys(name for pair in frame["components"] for name in pair))
@@ -149,15 +164,10 @@ def interactions(frame, unit: str = "nats") -> Figure:
         grid[order[b], order[a]] = value
     size = 0.4 * len(names) + 1.4
     canvas, (axis,) = _canvas(size + 0.8, size)
-    limit = np.nanmax(np.abs(grid)) or 1.0
     written = np.vectorize(lambda v: f"{v:.1f}".replace("-0.0", "0.0"))(grid) if len(names) <= 14 else False
     with np.errstate(invalid="ignore"):
-        sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
-                    annot=written, fmt="", annot_kws={"fontsize": 7}, xticklabels=names, yticklabels=names,
-                    square=True, cbar_kws={"label": f"interaction ({unit})", "shrink": 0.7}, linewidths=0.5)
-    axis.tick_params(labelsize=8)
-    axis.tick_params(axis="y", labelrotation=0)
-    axis.grid(False)
+        _diverging_map(axis, grid, f"interaction ({unit})", 0.7, annot=written, fmt="", xticklabels=names, yticklabels=names,
+                       square=True)
     top, low = frame.loc[frame["interaction"].idxmax()], frame.loc[frame["interaction"].idxmin()]
     return Figure(canvas, f"Map of pairwise interactions among {len(names)} components: the strongest synergy is "
                           f"{' with '.join(top['components'])} ({top['interaction']:+.2f} {unit}), the strongest "
@@ -170,8 +180,7 @@ def per_prompt(halves: dict[str, np.ndarray], unit: str = "nats") -> Figure:
     halves: effects `(n,)` by name, such as {"search prompts": ..., "held-out prompts": ...}.
     """
     canvas, (axis,) = _canvas(6.5, 3)
-    looks = zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P")
-    for (name, values), (colour, marker) in zip(halves.items(), cycle(looks)):
+    for (name, values), (colour, marker) in zip(halves.items(), cycle(LINES)):
         axis.plot((np.arange(len(values)) + 0.5) / len(values), np.sort(values), color=colour, marker=marker, ms=4, lw=1, label=name)
         axis.axhline(values.mean(), color=colour, lw=1, ls=":")
     axis.axhline(0, color=INK, lw=0.8)
@@ -185,15 +194,10 @@ def per_prompt(halves: dict[str, np.ndarray], unit: str = "nats") -> Figure:
 def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
     """The layer x token picture from `views.Sweep.by_role()` or `.by_token(i)`: rows tokens, columns layers."""
     canvas, (axis,) = _canvas(max(4.5, 0.32 * frame.shape[1] + 3.2), 0.32 * len(frame) + 1.2)
-    limit = np.nanmax(np.abs(frame.to_numpy())) or 1.0
-    digits = 1 if limit >= 1 else 2
-    sns.heatmap(frame, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
-                annot=frame.round(digits) + 0.0 if frame.shape[1] <= 8 else False, fmt=f".{digits}f", annot_kws={"fontsize": 7},
-                linewidths=0.5, cbar_kws={"label": f"{what} ({unit})", "shrink": 0.8})
-    axis.tick_params(labelsize=8)
-    axis.tick_params(axis="y", labelrotation=0)
+    digits = 1 if (_largest(frame) or 1) >= 1 else 2
+    _diverging_map(axis, frame, f"{what} ({unit})", annot=frame.round(digits) + 0.0 if frame.shape[1] <= 8 else False,
+                   fmt=f".{digits}f")
     axis.set(xlabel="layer", ylabel="")
-    axis.grid(False)
     best = frame.stack().abs().idxmax()
     return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest in size is {frame.stack()[best]:.2f} "
                           f"{unit} at {best[0]!r}, layer {best[1]}.")
@@ -209,12 +213,7 @@ def heads(frame, column: str = "effect", unit: str = "nats") -> Figure:
         raise InputError(f"{frame['component'][numbers.isna()].iloc[0]!r} is no head; give effects of heads, or use plots.singles")
     grid = frame.assign(head=numbers.astype(int)).pivot(index="layer", columns="head", values=column)
     canvas, (axis,) = _canvas(0.36 * grid.shape[1] + 2.6, 0.3 * grid.shape[0] + 1.2)
-    limit = np.nanmax(np.abs(grid.to_numpy())) or 1.0
-    sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
-                linewidths=0.5, cbar_kws={"label": f"{column.replace('_', ' ')} ({unit})", "shrink": 0.8})
-    axis.tick_params(labelsize=8)
-    axis.tick_params(axis="y", labelrotation=0)
-    axis.grid(False)
+    _diverging_map(axis, grid, f"{column.replace('_', ' ')} ({unit})")
     best, low = frame.loc[frame[column].idxmax()], frame.loc[frame[column].idxmin()]
     return Figure(canvas, f"Map of the {column.replace('_', ' ')} of {len(frame)} heads, rows layers and columns heads; the largest is "
                           f"{best['component']} with {best[column]:.3f} ({unit}), the smallest {low['component']} with {low[column]:.3f}.")

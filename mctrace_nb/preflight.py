@@ -14,7 +14,7 @@ def preflight() -> str:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"missing packages: {', '.join(missing)}; run `make install`, or pip install {' '.join(missing)}")
-    from mctrace_nb.models import shipped
+    from mctrace_nb.shipped import shipped
 
     shipped("data/tutorial/config.json")
     return "ready: packages and tutorial model found"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mctrace_nb.errors import one_of
-from mctrace_nb.models import shipped
+from mctrace_nb.shipped import shipped
 
 # From the config.json of each model on the Hugging Face hub; what is left out is the default of the family.
 _QWEN3 = dict(family="qwen3", vocab_size=151936, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,

@@ -26,8 +26,6 @@ SIGN_RULES = {"replace": "effect = value(with the set replaced) - value(base); t
 BETTER = {"max": "higher is better", "min": "lower is better", "abs": "farther from zero is better"}
 NATS = {"log_odds": "An effect of 1 nat multiplies the odds by 2.7, one of 4.6 by 100.",
         "log_prob": "An effect of 1 nat multiplies the probability by 2.7, one of 4.6 by 100."}
-
-
 VALUES_FROM = {"counterfactual": "the counterfactual prompt", "noise": "the same prompt with noise on its tokens",
                "zero": "nowhere (they are set to zero)", "mean": "the mean over all base prompts"}
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from mctrace_nb.errors import InputError, one_of
-from mctrace_nb.tasks import LOADERS
+from mctrace_nb.tasks import LOADERS, check_spec, is_file
 
 NOTEBOOK = "notebooks/analysis.ipynb"
 MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
@@ -24,10 +24,7 @@ def _whole(value) -> int:
 
 
 TYPES = {"int": _whole, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
-
-
 PATHS = ("model", "task", "keep", "metric", "data_dir", "earlier")  # parameters that may be paths
-FILES = (".csv", ".jsonl")
 
 
 def _absolute(value: str) -> str:
@@ -53,7 +50,7 @@ def notebook_parameters() -> list[dict]:
     """The parameters of the analysis notebook: name, type, default, help. They are the options of `trace`."""
     from papermill import inspect_notebook
 
-    from mctrace_nb.models import shipped
+    from mctrace_nb.shipped import shipped
 
     found = inspect_notebook(str(shipped(NOTEBOOK))).values()
     return [dict(name=p["name"], type=p["inferred_type_name"], default=ast.literal_eval(p["default"]), help=p["help"])
@@ -72,15 +69,14 @@ def validate(parameters: dict) -> dict:
     before a model is loaded.
     """
     from mctrace_nb.compare import named_methods
+    from mctrace_nb.components import BLOCK_KINDS, KINDS
     from mctrace_nb.metrics import ANSWER_RULES, get_metric
     from mctrace_nb.models import DTYPES
     from mctrace_nb.relax import Settings
     from mctrace_nb.report import earlier
+    from mctrace_nb.results import SCORE
     from mctrace_nb.rows import POSITIONS
-    from mctrace_nb.search import SCORE
-    from mctrace_nb.components import BLOCK_KINDS, KINDS
     from mctrace_nb.sides import CACHES, CORRUPTIONS, NOISE_ON
-    from mctrace_nb.tasks import check_spec
 
     known = {p["name"]: p for p in notebook_parameters()}
     for name in parameters:
@@ -93,11 +89,12 @@ def validate(parameters: dict) -> dict:
             raise InputError(f"{name}={value!r} is not a valid {known[name]['type']}") from None
     for name in PATHS:  # the notebook runs in a folder of its own
         values[name] = _absolute(values[name])
-    for spec in (values["task"], *filter(None, map(str.strip, values["keep"].split(",")))):
+    specs = [values["task"], *filter(None, map(str.strip, values["keep"].split(",")))]
+    for spec in specs:
         check_spec(spec)
-        if spec.lower().endswith(FILES) and not Path(spec).is_file():
+        if is_file(spec) and not Path(spec).is_file():
             raise InputError(f"task file {spec!r} is not there; give the path of a .csv or .jsonl file, or a task by name")
-    if values["columns"] and not any(x.strip().lower().endswith(FILES) for x in (values["task"], *values["keep"].split(","))):
+    if values["columns"] and not any(map(is_file, specs)):
         raise InputError(f"columns={values['columns']!r} is for files, and {values['task']!r} is none; leave it out")
     get_metric(values["metric"])
     for name, allowed in (("positions", POSITIONS), ("corruption", CORRUPTIONS), ("answer_rule", ANSWER_RULES),
@@ -171,7 +168,7 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from mctrace_nb.models import shipped
+    from mctrace_nb.shipped import shipped
 
     made_above = [p for p in out.parents if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)

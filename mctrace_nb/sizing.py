@@ -18,14 +18,13 @@ from mctrace_nb.components import KINDS
 from mctrace_nb.cost import LIBRARIES, Cost, Memory, Shape, estimate, seconds_for
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.models import DTYPES, skeleton
-from mctrace_nb.plots import INK, Figure, _canvas
+from mctrace_nb.plots import INK, LINES, Figure, _canvas
 from mctrace_nb.published import published_config
 from mctrace_nb.tracing import Trace
 
 PARTS = {"weights": "#0072B2", "cache": "#E69F00", "prefix": "#CC79A7", "forward": "#56B4E9", "backward": "#D55E00"}
 SAID = {"cache": "cached values", "forward": "forward pass", "backward": "backward pass"}
 HATCHES = {"weights": "", "cache": "///", "prefix": "xx", "forward": "...", "backward": "\\\\"}
-LINES = (("#0072B2", "o"), ("#D55E00", "D"), ("#009E73", "s"), ("#CC79A7", "^"), ("#E69F00", "v"))
 
 
 @remembered

@@ -13,9 +13,9 @@ from mctrace_nb.cost import Memory, Shape, batch_rows_for
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hooks import Mixture, Session
+from mctrace_nb.layout import LanguageModel
 from mctrace_nb.memory import keep_freed_memory
 from mctrace_nb.metrics import ANSWER_RULES, Metric, Said, answer_log_prob, get_metric, relative
-from mctrace_nb.layout import LanguageModel
 from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sides, Work
 from mctrace_nb.tasks import Task
 
@@ -277,6 +277,11 @@ class Trace(Effects):
 
     def total_effects(self, scale: str | None = None) -> torch.Tensor:
         """Per prompt: the corrupted run against the base run; for "zero" and "mean", all traced components replaced."""
+        return self._effect(self._other_values, None, scale)
+
+    @cached_property
+    def _other_values(self) -> torch.Tensor:
+        """(n,) metric values of the other run; for corruptions without one, of this run with all traced components replaced."""
         if self.corruption in NEVER_RUN:
-            return self.effects(torch.ones(len(self.components)), scale=scale)
-        return self._effect(self._values(None, None, reverse=True), None, scale)
+            return self._values(self._as_masks(torch.ones(1, len(self.components))), None)[0]
+        return self._values(None, None, reverse=True)

@@ -10,7 +10,7 @@ from typing import Callable
 import ipywidgets as ipy
 
 from mctrace_nb.components import KINDS
-from mctrace_nb.cost import METHODS
+from mctrace_nb.cost import METHODS, duration
 from mctrace_nb.errors import InputError
 from mctrace_nb.models import DTYPES
 from mctrace_nb.plots import Figure
@@ -70,16 +70,6 @@ class Explorer:
 
 def _count(number: int) -> str:
     return f"{number:,}" if number < 10 ** 12 else f"{number:.0e}"
-
-
-def duration(minutes: float) -> str:
-    """Minutes to one or two digits in the unit that suits them."""
-    if minutes > 1000 * 365 * 1440:
-        return "more than a thousand years"
-    for unit, size in (("years", 365 * 1440), ("days", 1440), ("hours", 60), ("minutes", 1)):
-        if minutes >= 2 * size:
-            return f"{minutes / size:,.0f} {unit}"
-    return f"{max(1, round(60 * minutes)):,} seconds"
 
 
 class CostCalculator(Explorer):

@@ -201,7 +201,7 @@ def test_failed_analysis_leaves_notebook_and_reason(cell, message, name, tmp_pat
     source = nbformat.read(ROOT / run.NOTEBOOK, as_version=4)
     source.cells[4].source = cell
     nbformat.write(source, tmp_path / "broken.ipynb")
-    monkeypatch.setattr("mctrace_nb.models.shipped", lambda path: tmp_path / "broken.ipynb")
+    monkeypatch.setattr("mctrace_nb.shipped.shipped", lambda path: tmp_path / "broken.ipynb")
     with pytest.raises(AnalysisFailed, match=message):
         analyse({"n": 8}, tmp_path / "out", progress=False)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"analysis.failed.ipynb", "error.json"}

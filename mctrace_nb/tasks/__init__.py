@@ -27,10 +27,11 @@ LOADERS: dict[str, Loader] = {
     "variable_binding_operation": VariableBinding(values=False),
 }
 
-__all__ = ["Example", "LOADERS", "Task", "catalogue", "check_spec", "load_task", "raw_pairs"]
+__all__ = ["Example", "LOADERS", "Task", "catalogue", "check_spec", "is_file", "load_task", "raw_pairs"]
 
 
-def _is_file(spec) -> bool:
+def is_file(spec) -> bool:
+    """Whether a spec names a file of prompt pairs, by its ending."""
     return Path(str(spec)).suffix.lower() in SUFFIXES
 
 
@@ -43,7 +44,7 @@ def _check_not_a_path(spec) -> None:
 
 def check_spec(spec: str) -> None:
     """Raises InputError unless `load_task` would know the spec (whether a file is there shows when it is read)."""
-    if not _is_file(spec):
+    if not is_file(spec):
         _check_not_a_path(spec)
         parse(spec, LOADERS)
 
@@ -63,7 +64,7 @@ def load_task(spec: str | Path, model, n: int | None = 64, seed: int = 0, data_d
     a model that does not know the task's words.
     """
     check_numbers(n, heldout)
-    if _is_file(spec):
+    if is_file(spec):
         path = Path(spec).expanduser()
         return build(from_path(path, columns), model, path.stem, heldout, seed, path.name, n, skip_bad_rows, aligned, chat,
                      fewer=True)
