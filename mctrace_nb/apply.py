@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Iterator, Sequence
 
 import torch
@@ -68,14 +67,14 @@ def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequenc
             ids = kwargs.get("input_ids", args[0] if args else None)
             if ids is None:
                 raise InputError("inside apply() the model takes input_ids, not embeddings")
-            session._shape = tuple(ids.shape)
             cache = kwargs.get("past_key_values")
             first = cache is None or cache.get_seq_length() == 0
             session.mixture = None
             if other is None or first:
                 chosen = _chosen(ids, kwargs.get("attention_mask"), other, selection.positions, subject)
-                rows = SimpleNamespace(ids=ids[:, None], chosen=chosen[:, None])  # all that a Mixture asks of its Rows
-                session.mixture = Mixture(weights, values, rows, None)
+                at = chosen.nonzero()  # (c, 2): row and token
+                put = {site: x if x is None or isinstance(x, tuple) else x[at[:, 1].to(x.device)] for site, x in values.items()}
+                session.mixture = Mixture(weights, put, at[:, 0] * ids.shape[1] + at[:, 1])
 
         handle = lm.model.register_forward_pre_hook(before, with_kwargs=True)
         try:
@@ -85,13 +84,11 @@ def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequenc
 
 
 def _recorded(session: Session, sites: dict, ids: torch.Tensor) -> dict:
-    """What the components say on one prompt, `(1, 1, T, ...)` for each (kind, layer)."""
-    session.record, session._shape = dict.fromkeys(sites), tuple(ids.shape)
+    """What the components say on one prompt, `(T, ...)` for each (kind, layer)."""
+    session.record = dict.fromkeys(sites)
     with torch.no_grad():
         session.lm.model(input_ids=ids)
-    found = {site: tuple(x[:, None] for x in value) if isinstance(value, tuple) else value[:, None]
-             for site, value in session.record.items()}
-    session.record = None
+    found, session.record = session.record, None
     return found
 
 

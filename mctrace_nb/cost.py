@@ -15,7 +15,7 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.models import DTYPES, skeleton
 from mctrace_nb.rows import Rows, lay_out
-from mctrace_nb.sides import CACHES, NEVER_RUN, corrupted_from
+from mctrace_nb.sides import CACHES, NEVER_RUN, batch_rows_for, corrupted_from
 from mctrace_nb.tasks import Task
 
 # Working memory, fitted to peaks measured on GPT-2 and Llama shapes on the CPU. In units of one number for each token and
@@ -31,18 +31,19 @@ METHODS = ("exhaustive", "greedy", "top-k", "random", "pgb", "pgb-log")
 
 @dataclass(frozen=True)
 class Shape:
-    """The rows of a task. n: prompts. answers K: rows a prompt. tokens T: run in every pass; prefix P: run once; reads:
-    logits read a prompt, on average."""
+    """The rows of a task. n: prompts. Of a prompt, on average: tokens run in every pass, chosen: those that interventions act
+    on, reads: logits that are read. prefix: most tokens that are run only once."""
 
     n: int
-    answers: int
-    tokens: int
+    tokens: float
+    chosen: float
     prefix: int
     reads: float
 
     @classmethod
     def of(cls, rows: Rows) -> "Shape":
-        return cls(*rows.ids.shape, rows.prefix.shape[1], rows.read_valid.sum().item() / len(rows.ids))
+        n = len(rows)
+        return cls(n, len(rows.ids) / n, rows.chosen.sum().item() / n, max(map(len, rows.prefix)), len(rows.read_at) / n)
 
 
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
@@ -96,13 +97,14 @@ class Memory:
         item, layers, neurons = lm.dtype.itemsize, len(lm.layers), lm.neurons or 4 * lm.width
         words, loaded = lm.model.get_output_embeddings().weight.shape[0], device is None
         device = device or lm.device
-        a_token = sum(widths(lm)[kind] for kind in kinds) * layers * item
+        # Of patterns, all tokens are kept; of the others those that interventions act on.
+        sizes = {kind: widths(lm)[kind] * layers * item for kind in kinds}
+        values = sum(size * (shape.tokens if kind == "head_pattern" else shape.chosen) for kind, size in sizes.items())
         weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
-        # Keys of a pattern reach back over the prefix.
-        before = shape.prefix * lm.kv_heads * lm.head_width * layers * item * ("head_pattern" in kinds)
-        values = 0 if corruption in NEVER_RUN else shape.n * shape.answers * (shape.tokens * a_token + before)
-        batch = min(values, batch_rows * shape.tokens * a_token)  # recorded at once, before it is put into the cache
-        reads, graph_reads = (rows / shape.answers * shape.reads for rows in (batch_rows, graph_rows))
+        kept = 0 if corruption in NEVER_RUN else round(shape.n * values)
+        # Recorded at once, before it is put into the cache.
+        batch = min(shape.n, batch_rows) * shape.tokens * sum(sizes.values()) * (corruption not in NEVER_RUN)
+        reads, graph_reads = (rows * shape.reads for rows in (batch_rows, graph_rows))
         process = 0
         if device.type == "cpu":
             import psutil
@@ -110,11 +112,11 @@ class Memory:
             process = max(0, psutil.Process().memory_info().rss - weights * loaded)
         return cls(
             lm.name, device, where, weights, process=process,
-            cache=0 if where == "recompute" else values,
+            cache=0 if where == "recompute" else kept,
             prefix=2 * shape.n * shape.prefix * 2 * lm.kv_heads * lm.head_width * layers * item,
             forward=int(batch_rows * shape.tokens * FORWARD * neurons * item + LOGITS * reads * words * 4 + batch
                         + LIBRARIES * (device.type == "cpu")),
-            backward=int(graph_rows * shape.tokens * (BACKWARD * neurons * layers * item + 2 * a_token)
+            backward=int(graph_rows * shape.tokens * (BACKWARD * neurons * layers * item + 2 * sum(sizes.values()))
                          + LOGITS_BACKWARD * graph_reads * words * 4))
 
     @property
@@ -168,11 +170,6 @@ class Cost:
     __repr__ = __str__
 
 
-def batch_rows_for(width: int, longest: int) -> int:
-    """Rows of one forward pass: about 2**19 numbers in a residual stream, the fastest measured on two cores."""
-    return max(16, min(2048, 2 ** 19 // (longest * width)))
-
-
 @remembered
 def _speed(device: torch.device, dtype: torch.dtype) -> float:
     """Multiply-adds a second of the matrix library, measured once in a tenth of a second: its best, for others may be at work."""
@@ -188,7 +185,7 @@ def seconds_for(lm: LanguageModel, shape: Shape, total: int, passes: int, device
     """Expected seconds of so many rows (masks x prompts) in so many forward passes; device: as in `Memory.of`."""
     inside = sum(p.numel() for layer in lm.layers for p in layer.block.parameters())
     words = lm.model.get_output_embeddings().weight.shape[0]
-    multiply_adds = total * (shape.answers * shape.tokens * inside + shape.reads * words * lm.width)
+    multiply_adds = total * (shape.tokens * inside + shape.reads * words * lm.width)
     return multiply_adds / (ATTAINED * _speed(device or lm.device, lm.dtype)) + passes * len(lm.layers) * SECONDS_A_LAYER
 
 
@@ -218,18 +215,18 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
             raise InputError(f"{what}={value!r} is out of range; give a whole number of at least 1")
     if task is None:
         lm.check_length(tokens + answer_tokens, "a prompt")
-        k = 1 if answer_tokens == 1 else 2
-        shape = Shape(n, k, tokens + answer_tokens - 1, 0, 1 + k * (answer_tokens - 1))
+        answers = 2 * (answer_tokens - 1)
+        shape = Shape(n, tokens + answers, tokens, 0, 1 + answers)
     else:
         first = corrupted_from(task.search, corruption, noise_on)
         shape = Shape.of(lay_out(task.search, "base", positions, first, torch.device("cpu")))
     methods = [methods] if isinstance(methods, str) else list(methods)
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
-    rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens + shape.prefix)
-    graph_rows = min(batch_size, shape.n) * shape.answers * any(m.startswith("pgb") for m in methods)
+    rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)
+    graph_rows = min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods)
     total = sum(work.values()) + 2 * shape.n
-    passes = math.ceil(total * shape.answers / rows_at_once)
+    passes = math.ceil(total / rows_at_once)
     if cache == "recompute" and corruption not in NEVER_RUN:  # every pass records the values of its prompts anew
-        total, passes = total + passes * min(shape.n, max(1, rows_at_once // shape.answers)), 2 * passes
+        total, passes = total + passes * min(shape.n, rows_at_once), 2 * passes
     return Cost(len(made), work, passes, seconds_for(lm, shape, total, passes, later) / 60,
                 Memory.of(lm, made.kinds, shape, corruption, cache, rows_at_once, graph_rows, later))

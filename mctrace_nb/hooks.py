@@ -4,75 +4,80 @@ Heads go through transformers' registry of attention functions, so one function 
 and blocks go through ordinary module hooks. `Session` is a context manager: inside it the model is in eval mode with
 frozen weights, afterwards it is bit for bit what it was before, also after an error or an interrupt.
 
-Mixing is `h = (1 - m) f(g) + m h'` (Yan et al. 2026, the mixture forward pass) with `torch.lerp`, exact at 0 and 1.
-For `head_pattern` the same is done to attention patterns without ever making one: a mixture of patterns applied to the
-values v is the mixture of `attention(q, k, v)` and `attention(q', k', v)`, with q', k' cached from the other run.
+Mixing is `h = (1 - m) f(g) + m h'` (Yan et al. 2026, the mixture forward pass). For `head_pattern` the same is done to
+attention patterns without ever making one: a mixture of patterns applied to the values v is the mixture of
+`attention(q, k, v)` and `attention(q', k', v)`, with q', k' cached from the other run.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
-from transformers import AttentionInterface, DynamicCache
+from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mctrace_nb.errors import InputError
 from mctrace_nb.layout import LanguageModel
-from mctrace_nb.rows import Rows
+from mctrace_nb.packing import Mix, Packed, Whole
+from mctrace_nb.rows import Batch, Rows, prefixes
+from mctrace_nb.skipping import note_output, only
 
 KERNELS = ("sdpa", "eager")
 _ACTIVE: "weakref.WeakKeyDictionary[nn.Module, tuple[Session, int]]" = weakref.WeakKeyDictionary()
 _BUSY: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_RUNNING: ContextVar[Packed | None] = ContextVar("running", default=None)
 
 
 @dataclass
 class Mixture:
-    """What to mix into a run of R masks.
+    """What to mix into a pass of R masks over m tokens.
 
-    weights: `(R, units)` for each (kind, layer) touched. values: for the same keys the other run's values
-    `(n, K, T, ...)`, broadcastable; `None` stands for zero. rows: the run's examples, `take`n as `(b,)` or `(R, b)`;
-    examples: their numbers, or None for all of them in order.
+    weights: `(R, units)` for each (kind, layer) touched. values: for the same keys what is put in, one row for each token
+    that interventions act on, `(c, ...)` or one row for all, and for `head_pattern` the queries and keys of all tokens, `(m,
+    heads, head width)`; None stands for zero. prefix: the other run's keys before those, one a layer, None where there is no
+    prefix. chosen: `(c,)` numbers of the m tokens, None for all. mask_of: `(m,)` the mask of each token where masks have
+    tokens of their own. only: `(R, c)` which of the chosen tokens each mask acts on, None for all.
     """
 
     weights: dict[tuple[str, int], torch.Tensor]
     values: dict[tuple[str, int], object]
-    rows: Rows
-    examples: torch.Tensor | None
-    everywhere: bool = field(init=False)
+    chosen: torch.Tensor | None = None
+    prefix: list[torch.Tensor] | None = None
+    mask_of: torch.Tensor | None = None
+    only: torch.Tensor | None = None
 
-    def __post_init__(self):
-        self.everywhere = bool(self.rows.chosen.all())
-
-    def _pick(self, cached: torch.Tensor) -> torch.Tensor:
-        """(n, K, T, ...) -> (1 or R, b, K, T, ...)"""
-        if self.examples is None:
-            return cached[None]
-        picked = cached[self.examples.to(cached.device)]
-        return picked if self.examples.ndim == 2 else picked[None]
-
-    def value(self, key: tuple[str, int]):
-        """The other run's value (for `head_pattern` its queries and keys) for the run's examples."""
-        cached = self.values[key]
-        if isinstance(cached, tuple):
-            return tuple(map(self._pick, cached))
-        return None if cached is None else self._pick(cached)
+    @property
+    def copies(self) -> int:
+        return 1 if self.mask_of is not None else len(next(iter(self.weights.values())))
 
     def mix(self, key: tuple[str, int], x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-        """lerp of the run's x `(R b K, T, units, ...)` towards `other`, broadcastable to `(R, b, K, T, units, ...)`."""
-        weight = self.weights[key].to(x.device, x.dtype)  # (R, units); layers may lie on several devices
-        count, (b, k, t) = len(weight), self.rows.ids.shape[-3:]
-        weight = weight.view(count, 1, 1, 1, -1)
-        if not self.everywhere:
-            weight = weight * self.rows.chosen.view(-1, b, k, t, 1).to(x.device)
-        shaped = x.reshape(count, b, k, t, *x.shape[2:])
-        weight = weight.reshape(*weight.shape, *[1] * (shaped.ndim - weight.ndim))
-        other = x.new_zeros(()) if other is None else other.to(x.device, x.dtype)
-        return torch.lerp(shaped, other, weight).reshape(x.shape)
+        """x, (1, R m, ...), mixed with `other`, (R or 1, m, c or 1, ...): of all tokens or of those that interventions act on."""
+        weight = self.weights[key].to(x.device)  # layers may lie on several devices
+        chosen = None if self.chosen is None else self.chosen.to(x.device)
+        if self.mask_of is not None:
+            of = self.mask_of if self.chosen is None else self.mask_of[self.chosen]
+            weight = weight.index_select(0, of.to(x.device))[None]  # (1, c, units)
+        else:
+            weight = weight[:, None]  # (R, 1, units)
+        if self.only is not None:
+            weight = weight * self.only.to(weight)[..., None]
+        units = weight.shape[-1]
+        shaped = x.reshape(self.copies, -1, units, x[0, 0].numel() // units)
+        if other is None:
+            other = x.new_zeros(())
+        else:
+            other = other.to(x.device, x.dtype).reshape(*other.shape[:2], *shaped.shape[2:])
+            if chosen is not None and other.shape[1] == shaped.shape[1] > 1:
+                other = other.index_select(1, chosen)
+        return Mix.apply(shaped, other, weight[..., None], chosen).reshape(x.shape)
 
 
 def _kernel_of(model: nn.Module) -> str:
@@ -90,35 +95,56 @@ def _through_the_door(kernel: str):
             inner = sys.modules[type(module).__module__].eager_attention_forward
         else:
             inner = ALL_ATTENTION_FUNCTIONS[kernel]
-        out, weights = inner(module, query, key, value, attention_mask, **kwargs)
+        lies = _RUNNING.get() or Whole(len(query))
+        session.keep("head_pattern", layer, tuple(x[0].transpose(0, 1) for x in (query, key)))  # (m, heads, head width)
+        query, key, value = map(lies.split, (query, key, value))
+        session.keep("keys", layer, (key, value))
+        keys, values = session.before[layer]
+        whole = lies.after(values, value)
 
-        def patterned(other_query, other_key):  # the same values, attended to by the other run's queries and keys
-            return inner(module, other_query, other_key, value, attention_mask, **kwargs)[0]
+        def attend(query, key, keys):
+            return lies.join(inner(module, query, lies.after(keys, key), whole, attention_mask, **kwargs)[0])
 
-        return session.at_attention(layer, out, query, key, patterned), weights
+        def patterned(query_, key_, keys):  # the same values, attended to by the other run's queries and keys
+            return attend(*(lies.heads(x.to(query.device, query.dtype)) for x in (query_, key_)), keys)
+
+        return session.at_attention(layer, attend(query, key, keys), patterned), None
 
     return attention
 
 
+def _who_sees_whom(kernel: str):
+    def mask(**asked):
+        packed = _RUNNING.get()
+        return packed.mask(kernel, **asked) if packed else ALL_MASK_ATTENTION_FUNCTIONS[kernel](**asked)
+
+    return mask
+
+
 for _kernel in KERNELS:
     AttentionInterface.register(f"mctrace_{_kernel}", _through_the_door(_kernel))
-    # Without a mask function of the same name, padding, sliding windows and a cached prefix are silently ignored.
-    AttentionMaskInterface.register(f"mctrace_{_kernel}", ALL_MASK_ATTENTION_FUNCTIONS[_kernel])
+    # Without a mask function of the same name, prefixes, answers side by side and sliding windows are silently ignored.
+    AttentionMaskInterface.register(f"mctrace_{_kernel}", _who_sees_whom(_kernel))
 
 
 class Session:
     """Opens a model for recording and mixing; `with Session(lm) as session: session.run(...)`.
 
+    autocast: the dtype ("bfloat16", "float16") in which matrix products are taken, None for the model's own.
     Raises InputError if the model is open already (nested or concurrent use of one model).
     """
 
-    def __init__(self, lm: LanguageModel):
-        self.lm = lm
+    def __init__(self, lm: LanguageModel, autocast: torch.dtype | None = None):
+        self.lm, self.autocast = lm, autocast
         self.record: dict | None = None
         self.mixture: Mixture | None = None
         self.noise: torch.Tensor | None = None
-        self.reads: tuple | None = None
-        self._shape = (0, 0)  # rows and tokens of the forward pass under way
+        self.reads: torch.Tensor | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self.mixture = self.record = self.noise = self.reads = None
+        self.before = [(None, None)] * len(self.lm.layers)  # keys and values of the prefix, a pair a layer
 
     def __enter__(self) -> "Session":
         model = self.lm.model
@@ -165,20 +191,26 @@ class Session:
 
     # --- what happens inside the forward pass ---
 
+    def keep(self, kind: str, layer: int, said) -> None:
+        """Records what is said at one place, if it is asked for."""
+        if self.record is not None and (kind, layer) in self.record:
+            self.record[kind, layer] = tuple(x.detach() for x in said) if isinstance(said, tuple) else said[0].detach()
+
     def _site(self, x: torch.Tensor, layer: int, *kinds: str) -> torch.Tensor:
-        """Mixes the kinds that live at one place, from the inside out, or records it."""
-        flat = x.ndim == 2  # OPT's MLP works on all tokens of all rows at once
-        x = x.unflatten(0, self._shape) if flat else x
+        """Mixes the kinds that live at one place, from the inside out, or records it. x: (1, tokens, ...)."""
+        shape = x.shape
+        x = x.reshape(1, -1, *shape[2:]) if x.ndim > 2 else x[None]  # OPT's MLP works on (tokens, width)
         for kind in kinds:
-            key = (kind, layer)
-            if self.mixture is not None and key in self.mixture.weights:
-                x = self.mixture.mix(key, x, self.mixture.value(key))
-            if self.record is not None and key in self.record:
-                self.record[key] = x.detach()
-        return x.flatten(0, 1) if flat else x
+            if self.mixture is not None and (kind, layer) in self.mixture.weights:
+                value = self.mixture.values[kind, layer]
+                x = self.mixture.mix((kind, layer), x, None if value is None else value[None])
+            self.keep(kind, layer, x)
+        return x.reshape(shape)
 
     def _hook(self, module: nn.Module, layer: int, *kinds: str) -> None:
-        def hook(_, __, output):
+        def hook(module, __, output):
+            if kinds == ("residual",):
+                note_output(module, output)
             if isinstance(output, tuple):
                 return (self._site(output[0], layer, *kinds), *output[1:])
             return self._site(output, layer, *kinds)
@@ -188,96 +220,77 @@ class Session:
     def _neurons(self, layer: int):
         return lambda _, args: (self._site(args[0], layer, "mlp_neuron"), *args[1:])
 
-    def at_attention(self, layer: int, out, query, key, patterned):
-        """Called by the attention function with the head outputs `(rows, T, heads, head width)`."""
-        site = ("head_pattern", layer)
-        if self.record is not None and site in self.record:
-            self.record[site] = (query.detach(), key.detach())
-        if self.mixture is not None and site in self.mixture.weights:
-            other = self.mixture.value(site)
-            if other is not None:  # None: the pattern is replaced by zeros, which is a head output of zeros
-                count = len(self.mixture.weights[site])
-                shape = self.mixture.rows.ids.shape[-3:]  # (b, K, T)
-                q, k = (x.to(out).expand(count, *shape[:2], *x.shape[3:]).flatten(0, 2) for x in other)
-                other = patterned(q, k).reshape(count, *shape, *out.shape[2:])
-            out = self.mixture.mix(site, out, other)
+    def at_attention(self, layer: int, out: torch.Tensor, patterned) -> torch.Tensor:
+        """Called by the attention function with the head outputs, (1, m, heads, head width), or the model's own rows."""
+        site, mixture = ("head_pattern", layer), self.mixture
+        if mixture is not None and site in mixture.weights:
+            value, shape = mixture.values[site], out.shape
+            out = out.reshape(1, -1, *shape[2:])
+            if value is not None:  # None: the pattern is replaced by zeros, which is a head output of zeros
+                value = patterned(*value, mixture.prefix and mixture.prefix[layer]).reshape(mixture.copies, -1, *shape[2:])
+            out = mixture.mix(site, out, value).reshape(shape)
         return self._site(out, layer, "head_output")
 
     def _keep_reads(self, _, args):
-        if self.reads is None:
-            return None
-        at = tuple(x.to(args[0].device) for x in self.reads)
-        return (args[0][at].unsqueeze(0), *args[1:])  # (1, M, width): only these logits are computed
+        return None if self.reads is None else (args[0][:, self.reads.to(args[0].device)], *args[1:])
 
     def _add_noise(self, _, __, output):
         return None if self.noise is None else output + self.noise.to(output)
 
     # --- running ---
 
-    def prefix(self, rows: Rows, noise: torch.Tensor | None, batch_rows: int) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-        """Keys and values of the prefix, a pair `(n, heads, P, head width)` a layer; None if there is no prefix.
+    def run(self, batch: Batch, copies: int = 1, prefix: list | None = None, noise: torch.Tensor | None = None,
+            mixture: Mixture | None = None, record: list | None = None, reads: torch.Tensor | None = None,
+            layers: tuple[int, int] | None = None, stream: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
+        """One forward pass of `copies` copies of a batch, m tokens each.
 
-        noise: (n, longest prompt, width) added to the embeddings, by absolute position.
+        prefix: keys and values of all examples, `(n, heads, longest, head width)`, a pair a layer. noise: `(n, longest prompt,
+        width)` on the embeddings, by absolute position. record: the (kind, layer) sites to record. reads: numbers of the
+        tokens whose logits are wanted, counted over all copies; None for all.
+        layers: first and last + 1 of the layers to run, from the residual `stream` `(1, copies m, width)` that enters the first
+        of them; by default all.
+        Returns logits `(reads, V)` - or, where layers above are left out, the stream that would enter them - and the
+        recorded values `(copies m, ...)`.
         """
-        if not rows.prefix.shape[1]:
+        first, last = layers or (0, len(self.lm.layers))
+        self.mixture, self.reads, self.record = mixture, reads, dict.fromkeys(record or ())
+        self.before = prefix or self.before
+        self.noise = None if noise is None else _at(noise, batch.examples[batch.row], batch.positions).repeat(copies, 1)
+        ids, positions = batch.ids.repeat(copies)[None], batch.positions.repeat(copies)[None]
+        running = _RUNNING.set(Packed(batch, copies))
+        try:
+            with only(self.lm, first, last, stream) as above, self._precision():
+                # A mask of ones, so that no family looks for several prompts in one row by itself.
+                logits = self.lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
+            return (logits[0] if above is None else above.got), self.record
+        finally:
+            _RUNNING.reset(running)
+            self._clear()
+
+    def _precision(self):
+        return torch.autocast(self.lm.device.type, self.autocast) if self.autocast else nullcontext()
+
+    def prefixes(self, rows: Rows, noise: torch.Tensor | None, batch_rows: int) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+        """Keys and values of the prefixes, a pair `(n, heads, longest, head width)` a layer; None if there is no prefix."""
+        if not any(rows.prefix):
             return None
-        # Padding on the left would leave rows that attend to nothing, which some kernels answer with nan. So the prefix is
-        # run with its padding on the right, where no token looks, and its keys and values are turned afterwards.
-        p = rows.prefix.shape[1]
-        at, padding = torch.arange(p, device=rows.prefix.device), (~rows.prefix_valid).sum(1, keepdim=True)  # (P,), (n, 1)
-        ids, turned = rows.prefix.gather(1, (at + padding) % p), (at - padding) % p  # (n, P)
-        parts = []
-        for part in torch.arange(len(ids), device=ids.device).split(batch_rows):
-            positions = at.expand(len(part), -1)
-            self.noise = None if noise is None else _at(noise[part], positions)
-            self.reads, self._shape = (part[:1] * 0, part[:1] * 0), (len(part), p)  # no logits are needed
-            cache = DynamicCache()
-            self.lm.model(input_ids=ids[part], attention_mask=torch.ones_like(positions), position_ids=positions,
-                          past_key_values=cache, use_cache=True)
-            where = turned[part][:, None, :, None]
-            parts.append([tuple(x.gather(2, where.to(x.device).expand_as(x)) for x in (layer.keys, layer.values))
-                          for layer in cache.layers])
-        return [tuple(map(torch.cat, zip(*layer))) for layer in zip(*parts)]
-
-    def run(self, rows: Rows, examples: torch.Tensor, masks: int = 1, prefix: list | None = None,
-            noise: torch.Tensor | None = None, mixture: Mixture | None = None, record: list | None = None,
-            reads: tuple | None = None) -> tuple[torch.Tensor, dict]:
-        """One forward pass of `masks` copies of some examples.
-
-        rows: `take`n examples, shapes `(b, K, T)` shared by all masks or `(R, b, K, T)`; examples: their numbers.
-        record: the (kind, layer) sites to record. reads: `(row, token)` index tensors of the logits wanted.
-        Returns logits `(M, V)` at the reads, or `(R b K, T, V)` without, and the recorded values `(b, K, T, ...)`.
-        """
-        self.mixture, self.reads = mixture, reads
-        self.record = dict.fromkeys(record or ())
-        b, k, t = rows.ids.shape[-3:]
-
-        def spread(x: torch.Tensor, per_row: bool = True) -> torch.Tensor:
-            """(b, K, ...) or (R, b, K, ...) -> (R b K, ...); without a K dimension it is added."""
-            x = x if examples.ndim == 2 else x.expand(masks, *x.shape)
-            x = x if per_row else x.unsqueeze(2).expand(-1, -1, k, *x.shape[2:])
-            return x.flatten(0, 2)
-
-        positions = spread(rows.positions)
-        self.noise = None if noise is None else _at(spread(noise[examples], per_row=False), positions)
-        self._shape = positions.shape
-        # Padding at the end needs no mask: no token looks ahead, and every row has something to attend to.
-        valid, cache = torch.ones_like(positions), None
-        if prefix is not None:
-            cache = DynamicCache()
-            for layer, pair in enumerate(prefix):
-                cache.update(*(spread(x[examples.to(x.device)], per_row=False) for x in pair), layer)
-            valid = torch.cat([spread(rows.prefix_valid, per_row=False).to(valid), valid], 1)
-        logits = self.lm.model(input_ids=spread(rows.ids), attention_mask=valid, position_ids=positions,
-                               past_key_values=cache, use_cache=cache is not None).logits
-        recorded = {site: tuple(x.unflatten(0, (b, k)) for x in value) if isinstance(value, tuple)
-                    else value.unflatten(0, (b, k)) for site, value in self.record.items()}
-        self.mixture = self.record = self.noise = self.reads = None
-        return (logits if reads is None else logits[0]), recorded
+        before, which = prefixes(rows)
+        longest, sites, kept = max(map(len, rows.prefix)), [("keys", i) for i in range(len(self.lm.layers))], {}
+        noise = None if noise is None else noise[torch.as_tensor(which)]
+        for start in range(0, len(which), batch_rows):
+            part = which[start:start + batch_rows]
+            numbers = range(start, start + len(part))
+            batch = before.batch(np.array(numbers))
+            _, recorded = self.run(batch, noise=noise, record=sites, reads=batch.reads[:1])
+            for site, pair in recorded.items():
+                if site not in kept:
+                    kept[site] = tuple(x.new_zeros(len(rows), x.shape[1], longest, x.shape[3]) for x in pair)
+                for whole, x in zip(kept[site], pair):
+                    whole[torch.as_tensor(part), :, :batch.width] = x
+        return [kept[site] for site in sites]
 
 
-def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """values (rows, C, width) at positions (rows, T), zero beyond C -> (rows, T, width)."""
+def _at(values: torch.Tensor, example: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """values (n, C, width) of tokens (m,) by example and position, zero beyond C -> (m, width)."""
     inside = positions < values.shape[1]
-    index = positions.clamp(max=values.shape[1] - 1).unsqueeze(-1).expand(*positions.shape, values.shape[-1])
-    return values.gather(1, index) * inside.unsqueeze(-1)
+    return values[example, positions.clamp(max=values.shape[1] - 1)] * inside[:, None]

@@ -26,13 +26,14 @@ class Layer:
 class LanguageModel:
     """A causal language model with its tokenizer and its layout.
 
-    name: as given to `load_model`; heads, kv_heads (key-value heads, fewer in grouped-query attention), head_width, width,
+    name: as given to `load_model`; stack: where the model itself keeps its layers; heads, kv_heads (key-value heads, fewer in grouped-query attention), head_width, width,
     neurons: sizes of one layer; context: most tokens of a prompt with its answer, None where the architecture sets no limit.
     """
 
     name: str
     model: nn.Module
     tokenizer: object
+    stack: nn.ModuleList
     layers: tuple[Layer, ...]
     heads: int
     kv_heads: int
@@ -108,7 +109,7 @@ def _child(module: nn.Module | None, names: tuple[str, ...]) -> nn.Module | None
     return next((getattr(module, n) for n in names if isinstance(getattr(module, n, None), nn.Module)), None)
 
 
-def _find_layers(model: nn.Module) -> tuple[Layer, ...]:
+def _find_layers(model: nn.Module) -> tuple[nn.ModuleList, tuple[Layer, ...]]:
     name, count = type(model).__name__, model.config.get_text_config().num_hidden_layers
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count
               and all(_child(block, ("attn", "self_attn", "attention")) is not None for block in m)]
@@ -122,7 +123,7 @@ def _find_layers(model: nn.Module) -> tuple[Layer, ...]:
             raise InputError(f"{name}: layer {number} has no MLP under a known name; this architecture is not supported")
         down = mlp if mlp is getattr(block, "fc2", None) else _child(mlp, ("c_proj", "down_proj", "dense_4h_to_h", "fc2"))
         layers.append(Layer(block, _child(block, ("attn", "self_attn", "attention")), mlp, down))
-    return tuple(layers)
+    return stacks[0], tuple(layers)
 
 
 def check_family(config, architecture: type | None) -> None:
@@ -180,9 +181,9 @@ def wrap_model(model: nn.Module, tokenizer, name: str = "model") -> LanguageMode
     model.eval()
     if not _is_offloaded(model):  # there a pass may take minutes
         _check_forward(model, name)
-    layers, config = _find_layers(model), model.config.get_text_config()
+    (stack, layers), config = _find_layers(model), model.config.get_text_config()
     heads, down = config.num_attention_heads, layers[0].down
     neurons = 0 if down is None else getattr(down, "in_features", None) or down.weight.shape[0]
-    return LanguageModel(name, model, tokenizer, layers, heads, getattr(config, "num_key_value_heads", None) or heads,
+    return LanguageModel(name, model, tokenizer, stack, layers, heads, getattr(config, "num_key_value_heads", None) or heads,
                          getattr(config, "head_dim", None) or config.hidden_size // heads, config.hidden_size, neurons,
                          getattr(config, "max_position_embeddings", None))

@@ -29,6 +29,17 @@ class Said:
     logits: torch.Tensor | None = None
     base: torch.Tensor | None = None
 
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Said":
+        return Said(*(None if x is None else change(x) for x in (self.answers, self.tokens, self.logits, self.base)))
+
+    def take(self, rows: torch.Tensor) -> "Said":
+        """Some rows of the first dimension."""
+        return self._each(lambda x: x.index_select(0, rows))
+
+    def reshape(self, *shape: int) -> "Said":
+        """The leading shape (1, R b) as another."""
+        return self._each(lambda x: x.reshape(*shape, *x.shape[2:]))
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -147,6 +158,30 @@ METRICS = {m.name: m for m in (
     _NEUTRALITY,
     *map(gap, (_LOG_ODDS, _ACCURACY, _NEUTRALITY)),
 )}
+
+class _LogProbs(torch.autograd.Function):
+    """Of autograd's own: one pass over the logits on the way back, and not one for the sum and one for the picked tokens."""
+
+    @staticmethod
+    def forward(ctx, logits, index, token):
+        total, flat = logits.logsumexp(-1), index * logits.shape[-1] + token
+        ctx.save_for_backward(logits, total, index, flat)
+        return logits.flatten(1).index_select(1, flat) - total.index_select(1, index)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        logits, total, index, flat = ctx.saved_tensors
+        sums = torch.zeros_like(total).index_add_(1, index, gradient)
+        found = (logits - total[..., None]).exp_().mul_(-sums[..., None])
+        found.flatten(1).index_add_(1, flat, gradient)
+        return found, None, None
+
+
+def token_log_probs(logits: torch.Tensor, index: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+    """log p of tokens: logits (R, u, V), for each token the read it comes from and its id, (...) -> (R, ...), in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+    return _LogProbs.apply(logits, index.flatten(), token.flatten()).unflatten(1, index.shape)
+
 
 ANSWER_RULES = ("mean", "sum")
 

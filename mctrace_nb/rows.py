@@ -1,16 +1,19 @@
-"""Prompts laid out as tensors: what is computed once, what every run repeats, and which logits are read.
+"""Prompts laid out as tokens: what is computed once, what every run repeats, and which logits are read.
 
 Each prompt is cut in two. The *prefix* is everything before the first position at which any run can differ; its keys
-and values are computed once (padded on the left). The *suffix* is what every run computes (padded on the right): the
-rest of the prompt, then the answer. Rows are `(examples n, K, tokens T)`: `K = 1` when all answers are single tokens,
-because then both are read from one row; otherwise row 0 ends in the target and row 1 in the foil. The last token of an
-answer is never fed, only read.
+and values are computed once. The *suffix* is what every run computes: the rest of the prompt, then the target, then the
+foil, in one row. Both answers look back at the prompt and neither at the other (`Batch.allowed`), so the prompt is run once
+for both. The last token of an answer is never fed, only read.
+
+The suffixes of all prompts lie one after the other without padding, in the order of the examples. A `Batch` is a choice of
+examples, ready to run: everything in it is made on the host, so that a pass on a GPU never waits for an index.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from mctrace_nb.errors import InputError, one_of
@@ -18,34 +21,7 @@ from mctrace_nb.tasks import Example
 
 POSITIONS = ("all", "last", "subject")
 SIDES = ("base", "counterfactual")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One side of a task as tensors; the first dimension of each is the example.
-
-    prefix, prefix_valid: (n, P) ids and which are not padding. ids, valid, positions: (n, K, T) suffix ids, which are
-    not padding, absolute position ids. chosen: (n, K, T) where interventions act. read_row, read_at, read_valid:
-    (n, U) the logits that are needed, `read 0` being the first answer token's. index, token, token_valid: (n, 2, L) for
-    each token of target and foil the read it comes from and its id.
-    """
-
-    prefix: torch.Tensor
-    prefix_valid: torch.Tensor
-    ids: torch.Tensor
-    valid: torch.Tensor
-    positions: torch.Tensor
-    chosen: torch.Tensor
-    read_row: torch.Tensor
-    read_at: torch.Tensor
-    read_valid: torch.Tensor
-    index: torch.Tensor
-    token: torch.Tensor
-    token_valid: torch.Tensor
-
-    def take(self, examples: torch.Tensor) -> "Rows":
-        """The rows of some examples, `(b,)` or `(R, b)`; every field gains that leading shape."""
-        return Rows(**{f.name: getattr(self, f.name)[examples] for f in fields(self)})
+KEPT_BATCHES = 64  # searches ask for the same prompts again and again
 
 
 def chosen_span(example: Example, side: str, positions: str, number: int = 0) -> tuple[int, int]:
@@ -64,6 +40,129 @@ def first_needed(corrupted_from: int, span: tuple[int, int], prompt: tuple[int, 
     return min(max(corrupted_from, span[0]), len(prompt) - 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some examples of one side, ready to run; B examples with m suffix tokens together, at most T each.
+
+    tokens: (m,) where they stand in the side's tokens. ids, positions: (m,). row: (m,) which of the B each belongs to.
+    chosen: (c,) which of the m tokens interventions act on, None for all; kept: (c,) where those stand among the side's
+    chosen tokens. mask_of: (m,) which mask each token runs under, where the masks have examples of their own, else None.
+    examples: (B,). width T; slots: (B T,) the token in each place of a padded row, a row's first token where there is none,
+    and real: which places have one; places: (m,) the place of each token; all three None where no row needs padding.
+    query, key: (B, T) and (B, P + T) positions, and allowed: (B, 1, T, P + T) which keys exist for a query, None where the
+    model's own causal mask says it all. reads: (u,) the tokens whose logits are needed; first: (B,) which read is that of
+    the token after the prompt; index, token, token_valid: (B, 2, L) for each token of target and foil the read it comes
+    from and its id.
+    """
+
+    tokens: torch.Tensor
+    ids: torch.Tensor
+    positions: torch.Tensor
+    row: torch.Tensor
+    chosen: torch.Tensor | None
+    kept: torch.Tensor
+    mask_of: torch.Tensor | None
+    examples: torch.Tensor
+    width: int
+    slots: torch.Tensor | None
+    real: torch.Tensor | None
+    places: torch.Tensor | None
+    prefix: int
+    query: torch.Tensor | None
+    key: torch.Tensor | None
+    allowed: torch.Tensor | None
+    reads: torch.Tensor
+    first: torch.Tensor
+    index: torch.Tensor
+    token: torch.Tensor
+    token_valid: torch.Tensor
+    on_host: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One side of a task on the host, n examples with M suffix tokens together.
+
+    prefix: the tokens before each suffix. start: (n + 1,) where each suffix begins. ids, positions, branch, chosen: (M,) of
+    each token its id, its absolute position, whether it belongs to the prompt (0), target (1) or foil (2), and whether
+    interventions act on it. read_start: (n + 1,), read_at: tokens of an example, counted from its first, whose logits are
+    needed. index, token, token_valid: (n, 2, L), see `Batch`; reads counted from the example's first.
+    """
+
+    prefix: list[tuple[int, ...]]
+    start: np.ndarray
+    ids: np.ndarray
+    positions: np.ndarray
+    branch: np.ndarray
+    chosen: np.ndarray
+    read_start: np.ndarray
+    read_at: np.ndarray
+    index: np.ndarray
+    token: np.ndarray
+    token_valid: np.ndarray
+    device: torch.device
+    _made: dict = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+    def batch(self, examples: np.ndarray | None = None) -> Batch:
+        """The examples of these numbers, `(B,)`, or `(R, b)` where each of R masks has its own; None for all."""
+        key = None if examples is None else (examples.shape, examples.tobytes())
+        if key not in self._made:
+            if len(self._made) >= KEPT_BATCHES:
+                self._made.pop(next(iter(self._made)))
+            self._made[key] = self._batch(np.arange(len(self)) if examples is None else examples)
+        return self._made[key]
+
+    def _batch(self, examples: np.ndarray) -> Batch:
+        masks, examples = (len(examples) if examples.ndim == 2 else None), examples.reshape(-1)
+        lengths, reads = np.diff(self.start)[examples], np.diff(self.read_start)[examples]
+        tokens, local = _ranges(self.start[examples], lengths)
+        offset, width = np.cumsum(lengths) - lengths, int(lengths.max())
+        row = np.repeat(np.arange(len(examples)), lengths)
+        chosen = self.chosen[tokens]
+        number = np.cumsum(self.chosen) - 1  # of each chosen token among them
+        read, _ = _ranges(self.read_start[examples], reads)
+        first = np.cumsum(reads) - reads
+        at = np.arange(width)
+        real = at < lengths[:, None]  # (B, T)
+        slots = offset[:, None] + np.where(real, at, 0)
+        even = bool(real.all())
+        prefix = np.array([len(self.prefix[e]) for e in examples])
+        plain = not prefix.any() and not self.branch[tokens].any()
+        query = key = allowed = None
+        if not plain:
+            query, branch = self.positions[tokens][slots], self.branch[tokens][slots]
+            before = np.arange(prefix.max())
+            exists = np.concatenate([before < prefix[:, None], real], 1)  # (B, P + T)
+            key = np.concatenate([np.broadcast_to(before, (len(examples), len(before))), query], 1)
+            of = np.concatenate([np.zeros((len(examples), len(before)), branch.dtype), branch], 1)
+            allowed = (exists[:, None] & ((of[:, None] == 0) | (of[:, None] == branch[:, :, None])))[:, None]
+
+        def put(x):
+            return None if x is None else torch.as_tensor(np.ascontiguousarray(x)).to(self.device, non_blocking=True)
+
+        return Batch(
+            put(tokens), put(self.ids[tokens]), put(self.positions[tokens]), put(row),
+            None if chosen.all() else put(chosen.nonzero()[0]), put(number[tokens[chosen]]),
+            None if masks is None else put(row // (len(examples) // masks)), put(examples), width,
+            None if even else put(slots.reshape(-1)), None if even else put(real.reshape(-1)),
+            None if even else put(row * width + local), int(prefix.max()), put(query), put(key), put(allowed),
+            put(np.repeat(offset, reads) + self.read_at[read]), put(first),
+            put(first[:, None, None] + self.index[examples]), put(self.token[examples]), put(self.token_valid[examples]),
+            (examples, tokens, number[tokens[chosen]]))
+
+
+def _ranges(start: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers start[i], start[i] + 1, ... of each range one after the other, and each counted from its range's start."""
+    local = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(start, lengths) + local, local
+
+
 def lay_out(examples: tuple[Example, ...], side: str, positions: str, corrupted_from: list[int],
             device: torch.device) -> Rows:
     """Lays out one side ("base" or "counterfactual") of the examples.
@@ -71,41 +170,34 @@ def lay_out(examples: tuple[Example, ...], side: str, positions: str, corrupted_
     corrupted_from: for each example the first position at which base and corrupted run can differ.
     """
     one_of(positions, POSITIONS, "positions")
-    n = len(examples)
     prompts = [getattr(e, side) for e in examples]
     spans = [chosen_span(e, side, positions, i) for i, e in enumerate(examples)]
     starts = [first_needed(c, span, p) for c, span, p in zip(corrupted_from, spans, prompts)]
-    answers = [(e.target, e.foil) for e in examples]
-    most = max(len(a) for pair in answers for a in pair)
-    k = 1 if most == 1 else 2
-    suffixes = [[prompt[start:] + (pair[row][:-1] if k == 2 else ()) for row in range(k)]
-                for prompt, start, pair in zip(prompts, starts, answers)]
-    p, t = max(starts), max(len(s) for rows in suffixes for s in rows)
-    reads = 1 + max(sum(len(a) - 1 for a in pair) for pair in answers)
+    most = max(len(answer) for e in examples for answer in (e.target, e.foil))
+    index, token = (np.zeros((len(examples), 2, most), dtype=np.int64) for _ in "it")
+    valid = np.zeros((len(examples), 2, most), dtype=bool)
+    ids, places, branch, chosen, reads = [], [], [], [], []
+    for i, (e, prompt, start, (low, high)) in enumerate(zip(examples, prompts, starts, spans)):
+        rest = len(prompt) - start
+        ids.append([*prompt[start:], *e.target[:-1], *e.foil[:-1]])
+        places.append([*range(start, len(prompt)), *(len(prompt) + j for a in (e.target, e.foil) for j in range(len(a) - 1))])
+        branch.append([0] * rest + [1] * (len(e.target) - 1) + [2] * (len(e.foil) - 1))
+        chosen.append([low <= p < high and b == 0 for p, b in zip(places[-1], branch[-1])])
+        reads.append([*range(rest - 1, len(ids[-1]))])  # from the prompt's last token on, every one is needed
+        for row, answer in enumerate((e.target, e.foil)):
+            token[i, row, :len(answer)], valid[i, row, :len(answer)] = answer, True
+            index[i, row, 1:len(answer)] = np.arange(1, len(answer)) + row * (len(e.target) - 1)
+    flat = [np.array([x for part in parts for x in part]) for parts in (ids, places, branch, chosen, reads)]
+    start, read_start = (np.cumsum([0, *map(len, parts)]) for parts in (ids, reads))
+    return Rows([p[:s] for p, s in zip(prompts, starts)], start, *flat[:4], read_start, flat[4], index, token, valid, device)
 
-    def empty(*shape, dtype=torch.long):
-        return torch.zeros(n, *shape, dtype=dtype)
 
-    rows = Rows(empty(p), empty(p, dtype=torch.bool), empty(k, t), empty(k, t, dtype=torch.bool), empty(k, t),
-                empty(k, t, dtype=torch.bool), empty(reads), empty(reads), empty(reads, dtype=torch.bool),
-                empty(2, most), empty(2, most), empty(2, most, dtype=torch.bool))
-    for i, (prompt, start, pair, span) in enumerate(zip(prompts, starts, answers, spans)):
-        rows.prefix[i, p - start:] = torch.tensor(prompt[:start], dtype=torch.long)
-        rows.prefix_valid[i, p - start:] = True
-        rows.positions[i] = torch.arange(start, start + t).clamp(max=start + max(map(len, suffixes[i])) - 1)
-        rows.chosen[i, :, max(span[0] - start, 0):max(span[1] - start, 0)] = True
-        for row, ids in enumerate(suffixes[i]):
-            rows.ids[i, row, :len(ids)] = torch.tensor(ids)
-            rows.valid[i, row, :len(ids)] = True
-        last = len(prompt) - 1 - start
-        where = [(0, last)]  # logits after the prompt serve the first token of both answers
-        for row, answer in enumerate(pair):
-            for j, token in enumerate(answer):
-                if j:
-                    where.append((row, last + j))
-                rows.index[i, row, j] = len(where) - 1 if j else 0
-                rows.token[i, row, j] = token
-                rows.token_valid[i, row, j] = True
-        for u, (row, at) in enumerate(where):
-            rows.read_row[i, u], rows.read_at[i, u], rows.read_valid[i, u] = row, at, True
-    return Rows(**{f.name: getattr(rows, f.name).to(device) for f in fields(rows)})
+def prefixes(rows: Rows) -> tuple[Rows, np.ndarray]:
+    """The prefixes themselves as rows to run, and the numbers of the examples that have one."""
+    which = np.array([i for i, p in enumerate(rows.prefix) if p], dtype=np.int64)
+    parts = [rows.prefix[i] for i in which]
+    start, count = np.cumsum([0, *map(len, parts)]), len(parts)
+    ids = np.array([x for p in parts for x in p], dtype=np.int64)
+    nothing = np.zeros((count, 2, 1), dtype=np.int64)
+    return Rows([()] * count, start, ids, _ranges(0 * start[:-1], np.diff(start))[0], 0 * ids, ids >= 0,
+                np.arange(count + 1), np.zeros(count, dtype=np.int64), nothing, nothing, nothing > 0, rows.device), which

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Sequence
 
+import numpy as np
 import torch
 
 from mctrace_nb.components import Components
 from mctrace_nb.errors import InputError
 from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
-from mctrace_nb.rows import Rows, chosen_span, lay_out
+from mctrace_nb.rows import Batch, Rows, chosen_span, lay_out
 from mctrace_nb.tasks import Example
 
 CORRUPTIONS = ("counterfactual", "noise", "zero", "mean")
@@ -39,14 +41,22 @@ class Work:
 @dataclass
 class Side:
     """One prompt of every pair. noise: (n, longest prompt, width) on its embeddings, or None. prefix: keys and values of
-    everything before the suffix. values: what can be mixed in, `(n, K, T, ...)` for each (kind, layer), None for zero; made
-    from `source`, the other run, when it is first needed, or every time if it is not to be kept."""
+    everything before the suffix. values: what can be mixed in for each (kind, layer), see `Mixture`, of all the side's tokens or
+    of those that interventions act on; made from `source`, the other run, when it is first needed, or every time if it is
+    not to be kept. keys: the other run's keys before those, a tensor a layer, where patterns are replaced."""
 
     rows: Rows
     noise: torch.Tensor | None
     prefix: list | None
     values: dict | None = None
+    keys: list | None = None
     source: "Side | None" = None
+
+
+def batch_rows_for(width: int, tokens: float) -> int:
+    """Rows of one forward pass, from the tokens that each runs: about 2**19 numbers in a residual stream, the fastest measured
+    on two cores."""
+    return max(16, min(2048, int(2 ** 19 // (tokens * width))))
 
 
 def corrupted_from(examples: tuple[Example, ...], corruption: str, noise_on: str = "subject") -> list[int]:
@@ -58,7 +68,7 @@ def corrupted_from(examples: tuple[Example, ...], corruption: str, noise_on: str
     return [0] * len(examples)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Sides:
     """Prepares the sides of a trace, each once. Raises InputError for prompts or kinds that cannot be traced so."""
 
@@ -70,10 +80,12 @@ class Sides:
     noise_sd: float
     noise_on: str
     seed: int
-    batch_rows: int
+    batch_rows: int | None
     cache: str
     work: Work
+    autocast: torch.dtype | None = None
     _made: dict = field(default_factory=dict)
+    _rows: dict = field(default_factory=dict)
 
     def __post_init__(self):
         kinds = self.components.kinds
@@ -90,6 +102,15 @@ class Sides:
             more = f"; and {len(uneven) - 5} more" * (len(uneven) > 5)
             raise InputError(f"{'; '.join(uneven[:5])}{more}; {' and '.join(kinds)} at positions={self.positions!r} needs equal "
                              "lengths (use components='head_output', positions='last')")
+        self.batch_rows = self.batch_rows or batch_rows_for(self.model.width, len(self.rows(False).ids) / len(self.examples))
+
+    def rows(self, corrupted: bool) -> Rows:
+        """The tokens of the base prompts, or of those of the corrupted run."""
+        side = "counterfactual" if corrupted and self.corruption == "counterfactual" else "base"
+        if side not in self._rows:
+            first = corrupted_from(self.examples, self.corruption, self.noise_on)
+            self._rows[side] = lay_out(self.examples, side, self.positions, first, self.model.device)
+        return self._rows[side]
 
     def __getitem__(self, reverse: bool) -> Side:
         """The base prompts with the corrupted run's values, or (reverse) the corrupted run with the base's values."""
@@ -97,9 +118,12 @@ class Sides:
             if self.corruption in NEVER_RUN and reverse:
                 raise InputError(f"corruption {self.corruption!r} has no counterfactual run; "
                                  "direct effects need corruption='counterfactual' or 'noise'")
-            with Session(self.model) as session, torch.no_grad():
-                mine, mine.source = (self._prepare(session, corrupted) for corrupted in (reverse, not reverse))
+            with Session(self.model, self.autocast) as session, torch.no_grad():
+                mine, other = (self._prepare(session, corrupted) for corrupted in (reverse, not reverse))
+            if other.prefix is not None and "head_pattern" in self.components.kinds:
+                mine.keys = [keys for keys, _ in other.prefix]
             self._made[reverse] = mine
+            mine.source = other
         return self._made[reverse]
 
     def _noise(self) -> torch.Tensor:
@@ -115,63 +139,112 @@ class Sides:
         return made.to(self.model.device) * scale
 
     def _prepare(self, session: Session, corrupted: bool) -> Side:
-        paired = corrupted and self.corruption == "counterfactual"
-        rows = lay_out(self.examples, "counterfactual" if paired else "base", self.positions,
-                       corrupted_from(self.examples, self.corruption, self.noise_on),
-                       self.model.device)
+        rows = self.rows(corrupted)
         noise = self._noise() if corrupted and self.corruption == "noise" else None
-        return Side(rows, noise, session.prefix(rows, noise, self.batch_rows))
+        return Side(rows, noise, session.prefixes(rows, noise, self.batch_rows))
 
-    def _rows_recorded(self, session: Session, other: Side, examples: torch.Tensor) -> dict:
-        """What the other run's components say on some examples, `(b, K, T, ...)` for each (kind, layer)."""
-        nothing = examples[:1] * 0  # one logit has to be read
-        _, recorded = session.run(other.rows.take(examples), examples, prefix=other.prefix, noise=other.noise,
-                                  record=list(self.components.slices), reads=(nothing, nothing))
-        self.work.forwards += len(examples)
-        return recorded
+    def _recorded(self, session: Session, other: Side, batch: Batch) -> dict:
+        """What the other run says on some examples, as `Mixture` wants it."""
+        _, recorded = session.run(batch, prefix=other.prefix, noise=other.noise, record=list(self.components.slices),
+                                  reads=batch.reads[:1])  # one logit has to be read
+        self.work.forwards += len(batch)
+        if batch.chosen is None:
+            return recorded
+        return {site: x if isinstance(x, tuple) else x.index_select(0, batch.chosen.to(x.device)) for site, x in recorded.items()}
 
     def _record(self, session: Session, other: Side) -> dict:
         """The values that replace: those of the other run, zero, or means."""
-        sites, rows = list(self.components.slices), other.rows
         if self.corruption == "zero":
-            return dict.fromkeys(sites)
-        step, kept, count = max(1, self.batch_rows // rows.ids.shape[1]), {}, 0
-        for examples in torch.arange(len(self.examples), device=self.model.device).split(step):
-            recorded = self._rows_recorded(session, other, examples)
-            inside = rows.chosen[examples, 0]  # (b, T)
-            count += inside.sum()
-            for site in sites:  # into their final place at once: gathering the parts at the end would need twice the memory
+            return dict.fromkeys(self.components.slices)
+        kept, count = {}, 0
+        for start in range(0, len(self.examples), self.batch_rows):
+            batch = other.rows.batch(np.arange(start, min(start + self.batch_rows, len(self.examples))))
+            count += len(batch.kept)
+            for site, said in self._recorded(session, other, batch).items():
                 if self.corruption == "mean":
-                    values = recorded[site][:, 0][inside.to(recorded[site].device)]
-                    kept[site] = kept.get(site, 0) + values.sum(0, dtype=torch.promote_types(values.dtype, torch.float32))
-                else:
-                    kept[site] = self._keep(kept.get(site), recorded[site], examples)
+                    kept[site] = kept.get(site, 0) + said.sum(0, keepdim=True, dtype=torch.promote_types(said.dtype, torch.float32))
+                else:  # into their final place at once: gathering the parts at the end would need twice the memory
+                    kept[site] = self._keep(kept.get(site), said, batch, other.rows)
         if self.corruption == "mean":
-            return {site: (total / count.to(total.device)).to(self.model.dtype).expand(len(self.examples), 1, 1, *total.shape)
-                    for site, total in kept.items()}
+            return {site: (total / count).to(self.model.dtype) for site, total in kept.items()}
         return kept
 
-    def _keep(self, kept, recorded, examples: torch.Tensor):
-        """Copies one batch of recorded values into the cache `(n, K, T, ...)`, which is made at the first."""
-        if isinstance(recorded, tuple):
-            return tuple(self._keep(k, r, examples) for k, r in zip(kept or (None,) * len(recorded), recorded))
-        place = "cpu" if self.cache == "host" else recorded.device
-        if kept is None:
-            kept = torch.empty(len(self.examples), *recorded.shape[1:], dtype=recorded.dtype, device=place)
-        kept[examples.to(place)] = recorded.to(place)
+    def _keep(self, kept, said, batch: Batch, rows: Rows):
+        """Copies one batch of recorded values into the cache, which is made at the first."""
+        if isinstance(said, tuple):
+            return tuple(self._put(k, x, batch.tokens, len(rows.ids)) for k, x in zip(kept or (None,) * len(said), said))
+        return self._put(kept, said, batch.kept, int(rows.chosen.sum()))
+
+    def _put(self, kept, said: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
+        place = torch.device("cpu") if self.cache == "host" else said.device
+        if kept is None:  # pinned memory is copied to a GPU while that computes
+            kept = torch.empty(size, *said.shape[1:], dtype=said.dtype, device=place, pin_memory=place != said.device)
+        kept[places.to(place)] = said.to(place)
         return kept
 
-    def values(self, session: Session, side: Side, examples: torch.Tensor | None) -> tuple[dict, torch.Tensor | None]:
-        """The values to mix into a run of some examples, and the examples' places in them."""
+    def values(self, session: Session, side: Side, batch: Batch, sites: Sequence[tuple[str, int]]) -> dict:
+        """The values of some sites to mix into a run of a batch."""
         with torch.no_grad():
             self.keep(session, side)
             if side.values is not None:
-                return side.values, examples
-            numbers = torch.arange(len(self.examples), device=self.model.device) if examples is None else examples
-            needed, where = numbers.unique(return_inverse=True)  # where: the shape of `numbers`
-            return self._rows_recorded(session, side.source, needed), where
+                return fetch({site: side.values[site] for site in sites}, batch, self.model.device)
+            needed = np.unique(batch.on_host[0])
+            few = side.source.rows.batch(needed)
+            recorded = self._recorded(session, side.source, few)
+            places = [torch.empty(int(numbers.max(initial=-1)) + 1, dtype=torch.long) for numbers in few.on_host[1:]]
+            for place, numbers in zip(places, few.on_host[1:]):
+                place[numbers] = torch.arange(len(numbers))
+            tokens, kept = (place[numbers].to(self.model.device) for place, numbers in zip(places, batch.on_host[1:]))
+            return {site: _picked(recorded[site], tokens, kept) for site in sites}
 
     def keep(self, session: Session, side: Side) -> None:
         """Records a side's values if they are to be kept and are not there yet."""
         if side.values is None and (self.cache != "recompute" or self.corruption in NEVER_RUN):
             side.values, side.source = self._record(session, side.source), None
+
+
+def _picked(kept, tokens: torch.Tensor, chosen: torch.Tensor):
+    """The rows of cached values that a batch needs; a single row serves all."""
+    if kept is None:
+        return None
+    if isinstance(kept, tuple):
+        return tuple(x.index_select(0, tokens.to(x.device)) for x in kept)
+    return kept if len(kept) == 1 else kept.index_select(0, chosen.to(kept.device))
+
+
+class _Arriving(dict):
+    """Values on their way to a GPU by a stream of their own; whoever asks for one waits for that one alone."""
+
+    def __init__(self, device: torch.device):
+        super().__init__()
+        self.stream, self.events = torch.cuda.Stream(device), {}
+
+    def send(self, site, kept, numbers: torch.Tensor):
+        staged = torch.empty(len(numbers), *kept.shape[1:], dtype=kept.dtype, pin_memory=True)
+        torch.index_select(kept, 0, numbers, out=staged)
+        with torch.cuda.stream(self.stream):
+            sent = staged.to(self.stream.device, non_blocking=True)
+            self.events[site] = self.stream.record_event()
+        return sent
+
+    def __getitem__(self, site):
+        if site in self.events:
+            now = torch.cuda.current_stream(self.stream.device)
+            now.wait_event(self.events.pop(site))
+            for x in (found if isinstance(found := super().__getitem__(site), tuple) else (found,)):
+                x.record_stream(now)
+        return super().__getitem__(site)
+
+
+def fetch(kept: dict, batch: Batch, device: torch.device) -> dict:
+    """The cached values of a batch, from where they are kept; all at once, in the order in which layers will ask for them."""
+    tokens, chosen = batch.on_host[1:]
+    some = next(iter(kept.values()), None)
+    host = some is not None and device.type == "cuda" and (some[0] if isinstance(some, tuple) else some).device.type == "cpu"
+    if not host:
+        return {site: _picked(x, batch.tokens, batch.kept) for site, x in kept.items()}
+    arriving = _Arriving(device)
+    for site, x in kept.items():
+        arriving[site] = (tuple(arriving.send(site, part, torch.as_tensor(tokens)) for part in x) if isinstance(x, tuple)
+                          else arriving.send(site, x, torch.as_tensor(chosen)))
+    return arriving

@@ -107,7 +107,7 @@ def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 
             seconds = min(seconds, time.perf_counter() - start)
         with _Alive() as alive:
             trace.effects(drawn)
-        needed = count * n * shape.answers
+        needed = count * n
         expected = Memory.of(lm, trace.components.kinds, shape, trace.corruption, trace.cache, min(trace.batch_rows, needed))
         beside_tensors = LIBRARIES * (lm.device.type == "cpu")
         found.append(dict(model=f"{len(lm.layers)} layers x {lm.heads} heads", components=len(trace.components), masks=count,

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cached_property
 from typing import Callable, Sequence
 
+import numpy as np
 import torch
 
 from mctrace_nb.components import Components
-from mctrace_nb.cost import Memory, Shape, batch_rows_for
+from mctrace_nb.cost import Memory, Shape
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
-from mctrace_nb.hooks import Mixture, Session
+from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.memory import keep_freed_memory
-from mctrace_nb.metrics import ANSWER_RULES, Metric, Said, answer_log_prob, get_metric, relative
+from mctrace_nb.metrics import ANSWER_RULES, Metric, Said, get_metric, relative
+from mctrace_nb.passes import Passes
 from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sides, Work
 from mctrace_nb.tasks import Task
 
 DIRECTIONS = ("replace", "restore")
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Trace(Effects):
@@ -35,7 +39,9 @@ class Trace(Effects):
     metric: a name of `metrics.METRICS`, a Metric, or a function of the logits; answer_rule: "mean" or "sum" of an answer's
         token log-probabilities.
     split: "search" or "heldout" prompts. cache: where the replacing values are kept: on the model's "device", in "host"
-        memory, or nowhere ("recompute": they are recorded anew for every batch). batch_rows: rows of one forward pass.
+        memory, or nowhere ("recompute": they are recorded anew for every batch). batch_rows: rows (prompts, each under one mask) of
+        one forward pass. autocast: "bfloat16" or "float16" for the matrix products of a float32 model; masks, their
+        gradients and metrics stay in float32.
 
     Raises InputError for anything that cannot be traced: prompts of unequal length where positions must be aligned,
     a kind without values, a model whose probabilities are not finite.
@@ -45,7 +51,7 @@ class Trace(Effects):
                  positions: str = "all", corruption: str = "counterfactual", metric: str | Metric | Callable = "log_odds",
                  seed: int = 0, split: str = "search", answer_rule: str = "mean", noise_sd: float = 3.0,
                  noise_on: str = "subject", direction: str = "replace", cache: str = "device",
-                 batch_rows: int | None = None):
+                 batch_rows: int | None = None, autocast: str | None = None):
         if not isinstance(task, Task) or not isinstance(model, LanguageModel):
             raise InputError(f"Trace(model, task, ...) needs a loaded model and a task, not {type(model).__name__} and "
                              f"{type(task).__name__}; make them with load_model and load_task")
@@ -60,7 +66,8 @@ class Trace(Effects):
         one_of(noise_on, NOISE_ON, "noise_on")
         self._same = dict(components=self.components, positions=positions, corruption=corruption, metric=self.metric,
                           seed=seed, split=split, answer_rule=answer_rule, noise_sd=noise_sd, noise_on=noise_on,
-                          direction=direction, cache=cache, batch_rows=batch_rows)
+                          direction=direction, cache=cache, batch_rows=batch_rows, autocast=autocast)
+        self.autocast = None if autocast is None else AUTOCAST[one_of(autocast, AUTOCAST, "autocast")]
         self.examples = getattr(task, split)
         if not self.examples:
             raise InputError(f"task {task.name!r} has no held-out prompts; build it with heldout > 0")
@@ -74,13 +81,13 @@ class Trace(Effects):
         lengths = [max(len(e.base), len(e.counterfactual)) + max(len(e.target), len(e.foil)) for e in self.examples]
         for i, (e, length) in enumerate(zip(self.examples, lengths)):
             model.check_length(length, e.called(i))
-        self.batch_rows = batch_rows or batch_rows_for(model.width, max(lengths))
         self._sides = Sides(model, self.examples, self.components, positions, corruption, noise_sd, noise_on, seed,
-                            self.batch_rows, cache, self.work)
+                            batch_rows, cache, self.work, self.autocast)
+        self.batch_rows = self._sides.batch_rows
         self.check_memory()
-        self.base_logits = None  # (n, V), for metrics that compare with them
+        self._passes = Passes(model, self._sides, self.components, answer_rule, self.metric.reads_logits)
         if self.metric.reads_base:
-            self.base_logits = self._values(None, None, read=lambda said: said.logits)
+            self._passes.base_logits = self._values(None, None, read=lambda said: said.logits)
         self.base_values = self._values(None, None)  # (n,), log y(0) for metrics with a logarithm
         bad = (~torch.isfinite(self.base_values)).nonzero().flatten().tolist()
         if bad:
@@ -147,73 +154,47 @@ class Trace(Effects):
 
     def check_memory(self, rows: int = 0) -> None:
         """Raises InputError if this trace does not fit into memory, with a gradient through so many masks x prompts."""
-        shape = Shape.of(self.side().rows)
-        Memory.of(self.model, self.components.kinds, shape, self.corruption, self.cache, self.batch_rows,
-                  rows * shape.answers).check()
+        Memory.of(self.model, self.components.kinds, Shape.of(self.side().rows), self.corruption, self.cache, self.batch_rows,
+                  rows).check()
 
     def prepare(self) -> None:
         """Records the values to put in now, and not at the first effect that is asked for: searches do not pay for it."""
         side = self.side()
-        with Session(self.model) as session, torch.no_grad():
+        with Session(self.model, self.autocast) as session, torch.no_grad():
             self._sides.keep(session, side)
 
     # --- running ---
 
-    def _weights(self, masks: torch.Tensor) -> dict:
-        """(R, N) -> the weights of each (kind, layer), (R, units)."""
-        return {key: masks[:, where] for key, where in self.components.slices.items()}
-
-    def _run(self, session: Session, masks: torch.Tensor | None, examples: torch.Tensor | None, reverse: bool,
-             at: torch.Tensor | None) -> Said:
-        """What is said, leading shape (R, b), in one forward pass; `masks` None is the run without intervention, R = 1."""
-        side = self.side(reverse)
-        numbers = torch.arange(len(self), device=self.model.device) if examples is None else examples
-        rows = side.rows.take(numbers) if examples is not None else side.rows
-        count = 1 if masks is None else len(masks)
-        b, k = rows.ids.shape[-3:-1]
-        shape = (count, b)
-        needed = rows.read_valid.expand(*shape, -1)  # (R, b, U)
-        first_row = (torch.arange(count * b, device=needed.device) * k).view(*shape, 1)
-        reads = ((first_row + rows.read_row)[needed], rows.read_at.expand(*shape, -1)[needed])
-        mixture = None
-        if masks is not None:
-            values, where = self._sides.values(session, side, examples)
-            mixed = rows if at is None else replace(rows, chosen=rows.positions == at[..., None, None])
-            mixture = Mixture(self._weights(masks), values, mixed, where)
-        logits, _ = session.run(rows, numbers, count, side.prefix, side.noise, mixture, reads=reads)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # (M, V)
-        number = (needed.flatten().cumsum(0) - 1).view(*shape, -1)  # which of the M reads
-        where = number.gather(-1, rows.index.expand(*shape, -1, -1).flatten(-2)).view(*shape, *rows.index.shape[-2:])
-        token = rows.token.expand(*shape, -1, -1)
-        log_prob = logits[where, token] - logits.logsumexp(-1)[where]  # (R, b, 2, L)
-        answers = answer_log_prob(log_prob, rows.token_valid.expand(*shape, -1, -1), self.answer_rule)
-        return Said(answers, token[..., 0], logits[number[..., 0]] if self.metric.reads_logits else None,
-                    None if self.base_logits is None else self.base_logits[numbers])
-
-    def _values(self, masks: torch.Tensor | None, examples: torch.Tensor | None, reverse: bool = False,
+    def _values(self, masks: torch.Tensor | None, examples: np.ndarray | None, reverse: bool = False,
                 at: torch.Tensor | None = None, read: Callable[[Said], torch.Tensor] | None = None) -> torch.Tensor:
         """Metric values, (R, b) or (b,) without masks, in as many forward passes as `batch_rows` asks for."""
-        rows = self.side(reverse).rows
-        total = 1 if masks is None else len(masks)
+        side, total = self.side(reverse), 1 if masks is None else len(masks)
         b = len(self) if examples is None else examples.shape[-1]
-        step = max(1, self.batch_rows // rows.ids.shape[1])
-        if step < b:  # not even one mask fits: cut the examples
-            everything = torch.arange(len(self), device=self.model.device) if examples is None else examples
-            parts = [self._values(masks, part, reverse, None if at is None else at[:, i * step:(i + 1) * step], read)
-                     for i, part in enumerate(everything.split(step, -1))]
-            return torch.cat(parts, 0 if masks is None else 1)
-        together = max(1, self.batch_rows // (b * rows.ids.shape[1]))
         needs_gradient = masks is not None and masks.requires_grad and torch.is_grad_enabled()
-        with Session(self.model) as session, torch.set_grad_enabled(needs_gradient):
+        # Masks share more than prompts do, unless each has prompts of its own or all are different everywhere.
+        together = 1 if needs_gradient or (examples is not None and examples.ndim == 2) else total
+        cuts = math.ceil(b / min(b, max(1, self.batch_rows // together)))
+        step = max(1, self.batch_rows // math.ceil(b / cuts))
+        every = np.arange(len(self)) if examples is None else examples
+        parts = [examples] if cuts == 1 else np.array_split(every, cuts, -1)
+        order = None
+        if masks is not None and step < total and together > 1:  # masks that are alike into the same pass
+            order = torch.as_tensor(self._passes.order(masks.cpu().numpy()), device=masks.device)
+            masks, at = masks[order], None if at is None else at[order.to(at.device)]
+        with Session(self.model, self.autocast) as session, torch.set_grad_enabled(needs_gradient):
             found = []
-            for start in range(0, total, together):
-                part = slice(start, start + together)
-                shared = examples if examples is None or examples.ndim == 1 else examples[part]
-                said = self._run(session, None if masks is None else masks[part], shared, reverse,
-                                 None if at is None else at[part])
-                found.append((read or self.metric.value)(said))
+            for part, where in zip(parts, [at] * cuts if at is None or cuts == 1 else at.tensor_split(cuts, 1)):
+                rows = []
+                for start in range(0, total, step):
+                    few = slice(start, start + step)
+                    own = part[few] if part is not None and part.ndim == 2 else part
+                    said = self._passes.said(session, side, None if masks is None else masks[few], own, None if where is None else where[few])
+                    rows.append((read or self.metric.value)(said))
+                found.append(torch.cat(rows))
         self.work.forwards += total * b
-        values = torch.cat(found)
+        values = torch.cat(found, 1)
+        if order is not None:
+            values = torch.empty_like(values).index_copy_(0, order, values)
         if needs_gradient and not values.requires_grad:
             raise InputError(f"metric {self.metric.name!r} has no gradient; relaxed searches need one (of a function of your own say so "
                              "with metrics.from_logits(function, differentiable=False))")
@@ -233,18 +214,20 @@ class Trace(Effects):
         masks = masks.to(self.model.device, masks.dtype if masks.is_floating_point() else torch.float32)
         if masks.ndim not in (1, 2) or masks.shape[-1] != n:
             raise InputError(f"mask has shape {tuple(masks.shape)}, this trace has {n} components; give ({n},) or (R, {n})")
+        if masks.requires_grad and masks.device.type != "cpu":  # to look would make the GPU wait, in every step of a search
+            return masks
         values = masks.detach()
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise InputError(f"mask values must lie in [0, 1], found {values.min().item():.3g} to {values.max().item():.3g}")
         return masks
 
-    def _effect(self, values: torch.Tensor, examples: torch.Tensor | None, scale: str | None) -> torch.Tensor:
+    def _effect(self, values: torch.Tensor, examples: np.ndarray | None, scale: str | None) -> torch.Tensor:
         """Metric values (..., b) -> effects on a scale; for a gap between cohorts, contributions to it."""
         scale = scale or ("relative" if self.metric.relative else "log")
         one_of(scale, ("log", "relative"), "scale")
         if scale == "relative" and not self.metric.logarithmic:
             raise InputError(f"scale='relative' needs a ratio metric, {self.metric.name!r} has no logarithm")
-        which = slice(None) if examples is None else examples
+        which = slice(None) if examples is None else torch.as_tensor(examples).to(values.device, non_blocking=True)
         found = values - self.base_values[which]
         found = relative(found) if scale == "relative" else found
         return found if self._contrast is None else found * self._contrast[which]
@@ -256,14 +239,14 @@ class Trace(Effects):
         masks: values in [0, 1] (0 keeps a component, 1 replaces it), or component labels. examples: numbers of the
         prompts, `(b,)`, or `(R, b)` with each mask's own. reverse: on the other run, with this run's values.
         scale: "log" gives `value(m) - value(0)` (nats for metrics with a logarithm), "relative" gives rho; the default is
-        the metric's own. at: `(R, n)`, the one position (counted from the prompt's first token) at which each mask acts in
+        the metric's own. at: `(R, b)`, the one position (counted from the prompt's first token) at which each mask acts in
         each prompt, for a trace with positions="all"; -1 for none.
         """
         masks = self._as_masks(masks)
         if at is not None and self.positions != "all":
             raise InputError(f"at=... needs a trace with positions='all', this one has {self.positions!r}: what lies before is not run")
         if examples is not None:
-            examples = torch.as_tensor(examples, device=self.model.device)
+            examples = np.asarray(examples.cpu() if isinstance(examples, torch.Tensor) else examples)
         rows = masks if masks.ndim == 2 else masks[None]
         found = self._effect(self._values(rows, examples, reverse, at), examples, scale)
         return found if masks.ndim == 2 else found[0]

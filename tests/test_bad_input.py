@@ -79,8 +79,8 @@ def test_nan_model_is_refused():
 
 def test_numbers_that_are_not_finite_win_no_search(lm):
     trace = Trace(lm, random_task(), "head_output")
-    trace.effects(torch.zeros(4))  # values are recorded when they are first needed
-    trace.side().values["head_output", 0][0, 0, 0, 0] = float("nan")
+    trace.prepare()
+    trace.side().values["head_output", 0][0, 0] = float("nan")
     for method in ("exhaustive", "greedy", "top-k", "pgb"):
         with pytest.raises(InputError, match="gives nan, not a finite number"):
             search(trace, method, budgets=[1])

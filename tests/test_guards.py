@@ -150,7 +150,7 @@ def test_prompts_of_unequal_length_are_refused(monkeypatch):
     with pytest.raises(mct.InputError, match="^prompt 1: base has 3 tokens, counterfactual 4"):
         Trace(lm, task, "head_output")
     monkeypatch.setattr(Sides, "__post_init__", lambda self: None)
-    assert torch.isfinite(Trace(lm, task, "head_output").effects(torch.ones(4))).all()
+    assert torch.isfinite(Trace(lm, task, "head_output", batch_rows=8).effects(torch.ones(4))).all()
 
 
 # --- the model's state, in a trace and afterwards ---

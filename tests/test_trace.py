@@ -6,7 +6,7 @@ from conftest import random_task, tiny_gpt2
 
 from mctrace_nb.components import KINDS
 from mctrace_nb.errors import InputError
-from mctrace_nb.hooks import Mixture, Session
+from mctrace_nb.hooks import Session
 from mctrace_nb.tasks import Example, Task
 from mctrace_nb.tracing import Trace
 
@@ -25,12 +25,12 @@ def task():
 
 
 def logits_under(trace, mask, reverse=False):
-    """All suffix logits of the first row of each prompt, `(n, T, V)`; mask None is the run without intervention."""
-    side, everyone = trace.side(reverse), torch.arange(len(trace))
+    """Logits of all suffix tokens, (tokens, V); mask None is the run without intervention."""
+    side = trace.side(reverse)
+    batch = side.rows.batch()
     with Session(trace.model) as session, torch.no_grad():
-        mixture = None if mask is None else Mixture(trace._weights(mask[None]), trace._sides.values(session, side, None)[0], side.rows, None)
-        logits, _ = session.run(side.rows, everyone, 1, side.prefix, side.noise, mixture)
-    return logits.unflatten(0, side.rows.ids.shape[:2])[:, 0]
+        mixture = None if mask is None else trace._passes._mixture(session, side, batch, mask[None], list(trace.components.slices), None)
+        return session.run(batch, 1, side.prefix, side.noise, mixture)[0]
 
 
 def plain_values(trace, side="base"):
@@ -91,15 +91,15 @@ def test_ones_over_everything_give_the_counterfactual_run_where_they_must(lm, ki
     rows = trace.side().rows
     mixed = logits_under(trace, torch.ones(len(trace.components), dtype=torch.float64))
     counterfactual = logits_under(trace, None, reverse=True)
-    same_token = rows.ids[:, 0] == trace.side(True).rows.ids[:, 0]
-    context = rows.chosen[:, 0]
+    same_token = torch.as_tensor(rows.ids == trace.side(True).rows.ids)
+    context = torch.as_tensor(rows.chosen)
     equal = (mixed - counterfactual).abs().amax(-1) < 1e-10
     if kinds in EVERYTHING:
         assert (context & same_token).any() and equal[context & same_token].all()
     else:
         assert not equal[context & same_token].all()
     assert not equal[context & ~same_token].any()
-    answer = rows.valid[:, 0] & ~context
+    answer = torch.as_tensor(rows.branch > 0)
     assert answer.any() and not equal[answer].any()
 
 
@@ -264,8 +264,8 @@ def test_mean_replaces_by_the_mean_over_positions_and_prompts(lm):
         lm.model(torch.tensor([e.base]))
     handle.remove()
     by_hand = torch.cat(seen).flatten(0, 1).mean(0)
-    trace.effects(torch.zeros(2))  # values are recorded when they are first needed
-    torch.testing.assert_close(trace.side().values["mlp_block", 0][0, 0, 0], by_hand, **NEAR)
+    trace.prepare()
+    torch.testing.assert_close(trace.side().values["mlp_block", 0][0], by_hand, **NEAR)
 
 
 def test_noise_acts_on_the_subject_alone_and_is_reproducible(lm, task):
