@@ -286,6 +286,7 @@ class Session:
                 if site not in kept:
                     kept[site] = tuple(x.new_zeros(len(rows), x.shape[1], longest, x.shape[3]) for x in pair)
                 for whole, x in zip(kept[site], pair):
+                    x = x.unflatten(2, (batch.side_by_side, -1)).transpose(1, 2).flatten(0, 1)  # (B, heads, T, head width)
                     whole[torch.as_tensor(part), :, :batch.width] = x
         return [kept[site] for site in sites]
 

@@ -1,8 +1,8 @@
 """How the tokens of a pass lie: one after the other in all that works token by token, as rows of prompts in attention.
 
 A pass runs R copies (one a mask) of a batch of B prompts as one "prompt" of R m tokens, so that no matrix product sees
-padding. Only attention needs to know whose token is whose: `Packed` turns queries, keys and values into R B rows, puts the
-keys and values of the prefix before them, says who may look at whom, and turns the result back.
+padding. Only attention needs to know whose token is whose: `Packed` turns queries, keys and values into R B rows (of short
+prompts several lie side by side in one), puts the keys and values of the prefix before them, says who may look at whom, and turns the result back.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Packed:
     """R copies of a batch in one pass; see the top of this file."""
 
     def __init__(self, batch: Batch, copies: int):
-        self.batch, self.copies, self.rows = batch, copies, copies * len(batch)
+        self.batch, self.copies = batch, copies
+        self.rows, self.width = copies * len(batch) // batch.side_by_side, batch.width * batch.side_by_side
         self.slots, self.places, self.real = batch.slots, batch.places, batch.real
         if copies > 1 and not self.even:
             self.slots, self.places = (self._repeated(x, size) for x, size in ((batch.slots, len(batch.tokens)),
@@ -73,7 +74,7 @@ class Packed:
         if not self.even:
             slots, places = (self.slots, self.places) if copies == self.copies else (self.batch.slots, self.batch.places)
             x = _Reorder.apply(x, slots.to(x.device), places.to(x.device), None)
-        return x.unflatten(0, (copies * len(self.batch), self.batch.width)).transpose(1, 2)
+        return x.unflatten(0, (-1, self.width)).transpose(1, 2)
 
     def split(self, x: torch.Tensor) -> torch.Tensor:
         """(1, heads, R m, head width) -> (R B, heads, T, head width)"""
@@ -97,12 +98,13 @@ class Packed:
         return x if self.copies == 1 else x.expand(self.copies, *x.shape).flatten(0, 1)
 
     def after(self, prefix: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-        """The prefixes of the batch, (n, heads, longest, head width), before (R B, heads, T, head width)."""
+        """The prefixes of the batch, (n, heads, longest, head width), each before its prompt in (R B, heads, T, head width)."""
         if prefix is None or not self.batch.prefix:
             return x
-        mine = prefix[:, :, :self.batch.prefix].index_select(0, self.batch.examples.to(prefix.device)).to(x)
-        whole = torch.cat([mine.expand(self.copies, *mine.shape), x.unflatten(0, (self.copies, len(self.batch)))], -2)
-        return whole.flatten(0, 1)
+        mine, g = prefix[:, :, :self.batch.prefix].index_select(0, self.batch.examples.to(prefix.device)).to(x), self.batch.side_by_side
+        mine = mine.unflatten(0, (-1, g)).transpose(1, 2)  # (B / g, heads, g, P, head width)
+        x = x.unflatten(2, (g, -1)).unflatten(0, (self.copies, -1))
+        return torch.cat([mine.expand(self.copies, *mine.shape), x], -2).flatten(3, 4).flatten(0, 1)
 
     def mask(self, kernel: str, mask_function, dtype, device, use_vmap: bool = False, **more):
         """The mask of attention (rows, 1, T, P + T) in the form of a kernel, or None; called by transformers, with the family's own
@@ -115,6 +117,10 @@ class Packed:
             return ALL_MASK_ATTENTION_FUNCTIONS[kernel](mask_function=mask_function, dtype=dtype, device=device, **more)
         zero = torch.zeros((), dtype=torch.long, device=batch.query.device)
         mask = mask_function(zero, zero, batch.query[:, None, :, None], batch.key[:, None, None]) & batch.allowed
+        if batch.side_by_side > 1:  # prompts in one row do not see each other
+            same = torch.eye(batch.side_by_side, dtype=torch.bool, device=mask.device)[:, None, :, None]
+            mask = mask.view(-1, 1, len(same), *mask.shape[2:3], 1, mask.shape[3]) & same  # (B / g, 1, g, T, g, P + T)
+            mask = mask.flatten(4, 5).flatten(2, 3)
         if kernel == "eager":
             mask = torch.where(mask, torch.zeros((), dtype=dtype, device=mask.device), torch.finfo(dtype).min)
         return self._copied(mask)

@@ -22,6 +22,7 @@ from mctrace_nb.tasks import Example
 POSITIONS = ("all", "last", "subject")
 SIDES = ("base", "counterfactual")
 KEPT_BATCHES = 64  # searches ask for the same prompts again and again
+SHORT = 32  # attention to fewer tokens at once is mostly overhead, measured on two cores
 
 
 def chosen_span(example: Example, side: str, positions: str, number: int = 0) -> tuple[int, int]:
@@ -47,7 +48,7 @@ class Batch:
     tokens: (m,) where they stand in the side's tokens. ids, positions: (m,). row: (m,) which of the B each belongs to.
     chosen: (c,) which of the m tokens interventions act on, None for all; kept: (c,) where those stand among the side's
     chosen tokens. mask_of: (m,) which mask each token runs under, where the masks have examples of their own, else None.
-    examples: (B,). width T; slots: (B T,) the token in each place of a padded row, a row's first token where there is none,
+    examples: (B,). width T; side_by_side: how many prompts share a row in attention, where they are short; slots: (B T,) the token in each place of a padded row, a row's first token where there is none,
     and real: which places have one; places: (m,) the place of each token; all three None where no row needs padding.
     query, key: (B, T) and (B, P + T) positions, and allowed: (B, 1, T, P + T) which keys exist for a query, None where the
     model's own causal mask says it all. reads: (u,) the tokens whose logits are needed; first: (B,) which read is that of
@@ -64,6 +65,7 @@ class Batch:
     mask_of: torch.Tensor | None
     examples: torch.Tensor
     width: int
+    side_by_side: int
     slots: torch.Tensor | None
     real: torch.Tensor | None
     places: torch.Tensor | None
@@ -133,7 +135,8 @@ class Rows:
         slots = offset[:, None] + np.where(real, at, 0)
         even = bool(real.all())
         prefix = np.array([len(self.prefix[e]) for e in examples])
-        plain = not prefix.any() and not self.branch[tokens].any()
+        side_by_side = next(g for g in (8, 4, 2, 1) if g == 1 or g * width <= SHORT and len(examples) % g == 0)
+        plain = side_by_side == 1 and not prefix.any() and not self.branch[tokens].any()
         query = key = allowed = None
         if not plain:
             query, branch = self.positions[tokens][slots], self.branch[tokens][slots]
@@ -149,7 +152,7 @@ class Rows:
         return Batch(
             put(tokens), put(self.ids[tokens]), put(self.positions[tokens]), put(row),
             None if chosen.all() else put(chosen.nonzero()[0]), put(number[tokens[chosen]]),
-            None if masks is None else put(row // (len(examples) // masks)), put(examples), width,
+            None if masks is None else put(row // (len(examples) // masks)), put(examples), width, side_by_side,
             None if even else put(slots.reshape(-1)), None if even else put(real.reshape(-1)),
             None if even else put(row * width + local), int(prefix.max()), put(query), put(key), put(allowed),
             put(np.repeat(offset, reads) + self.read_at[read]), put(first),

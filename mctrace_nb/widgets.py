@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from base64 import b64encode
 from functools import cache
 from html import escape
@@ -11,10 +12,13 @@ import ipywidgets as ipy
 
 from mctrace_nb.components import KINDS
 from mctrace_nb.cost import METHODS, duration
+from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
+from mctrace_nb.metrics import TRANSFORMS
 from mctrace_nb.models import DTYPES
-from mctrace_nb.plots import Figure
+from mctrace_nb.plots import Figure, trajectories
 from mctrace_nb.published import SIZES
+from mctrace_nb.relax import SCHEDULES, pgb
 from mctrace_nb.sides import CACHES
 from mctrace_nb.sizing import costs, memory_bars, published_skeleton
 
@@ -68,6 +72,26 @@ class Explorer:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
 
 
+def menu(name: str, options) -> ipy.Dropdown:
+    return ipy.Dropdown(options=list(options), description=name)
+
+
+def slider(name: str, value: int, low: int, high: int, step: int = 1) -> ipy.IntSlider:
+    return ipy.IntSlider(value, low, high, step, description=name, continuous_update=False)
+
+
+def _started(controls: dict[str, ipy.Widget], start: dict) -> dict[str, ipy.Widget]:
+    """The controls at the values they are to start with. Raises InputError for an unknown control or value."""
+    for name, value in start.items():
+        if name not in controls:
+            raise InputError(f"unknown control {name!r} (there are: {', '.join(controls)})")
+        try:
+            controls[name].value = value
+        except Exception:  # traitlets raises its own error, of several lines
+            raise InputError(f"{name}={value!r} is not a value of this control") from None
+    return controls
+
+
 def _count(number: int) -> str:
     return f"{number:,}" if number < 10 ** 12 else f"{number:.0e}"
 
@@ -80,27 +104,14 @@ class CostCalculator(Explorer):
     """
 
     def __init__(self, limit: float = 8, **start):
-        def menu(name, options):
-            return ipy.Dropdown(options=list(options), description=name)
-
-        def slider(name, value, low, high, step=1):
-            return ipy.IntSlider(value, low, high, step, description=name, continuous_update=False)
-
         controls = dict(
             model=menu("model", SIZES), kind=menu("kind", [k for k in KINDS if k != "residual"]), method=menu("search", METHODS),
             dtype=menu("numbers", DTYPES), cache=menu("cached values", CACHES), n=slider("prompts", 64, 2, 1024, 2),
             tokens=slider("tokens a prompt", 16, 4, 256, 4), budget=slider("budget", 4, 1, 20),
             batch_rows=slider("rows (0: auto)", 0, 0, 1024, 16))
         controls["method"].value = "greedy"
-        for name, value in start.items():
-            if name not in controls:
-                raise InputError(f"unknown control {name!r} (there are: {', '.join(controls)})")
-            try:
-                controls[name].value = value
-            except Exception:  # traitlets raises its own error, of several lines
-                raise InputError(f"{name}={value!r} is not a value of this control") from None
         self.limit = limit
-        super().__init__(controls, self.calculate)
+        super().__init__(_started(controls, start), self.calculate)
 
     def calculate(self, model: str, kind: str, **options) -> tuple[str, Figure]:
         """Words on one kind, and the picture of all kinds."""
@@ -111,3 +122,40 @@ class CostCalculator(Explorer):
                  f"about {_count(cost.passes)} forward passes; about {duration(cost.minutes)} on this machine's CPU; memory "
                  f"{(cost.memory.weights + cost.memory.run) / 2 ** 30:.2f} GiB beside Python itself.")
         return words, memory_bars(every, self.limit, f"{model}, {options['n']} prompts")
+
+
+class LambdaExplorer(Explorer):
+    """PGB-CT optimised anew at every move of a slider: the course of the mask, what it keeps and what that does.
+
+    trace: whose components are relaxed. budget: where the run may stop, as in `pgb`; None runs all epochs. Other arguments are
+    the values that the controls start with. Raises InputError for a metric without a gradient, or a value that a control does
+    not have.
+    """
+
+    def __init__(self, trace: Effects, budget: int | None = None, **start):
+        if not trace.metric.differentiable:
+            raise InputError(f"metric {trace.metric.name!r} has no gradient to move a mask by (use 'log_odds')")
+        self.trace, self.budget = trace, budget
+
+        def penalty(name):
+            options = [0, *(round(m * 10.0 ** e, 6) for e in range(-4, 0) for m in (1, 2, 5)), 1]
+            return ipy.SelectionSlider(options=options, value=0.05, description=name, continuous_update=False)
+
+        transforms = ["log"] if trace.transform == "log" else list(TRANSFORMS)  # not every metric is a ratio
+        controls = dict(lambda1=penalty("sparsity, lambda1"), lambda2=penalty("binary, lambda2"), schedule=menu("penalties grow", SCHEDULES),
+                        lr=ipy.SelectionSlider(options=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5], value=0.1, description="learning rate",
+                                               continuous_update=False),
+                        transform=menu("transform", transforms), epochs=slider("epochs", 15, 1, 40), seed=slider("seed", 0, 0, 9))
+        super().__init__(_started(controls, start), self.optimise)
+
+    def optimise(self, **settings) -> tuple[str, Figure]:
+        """Words on what is kept, and the picture of the course."""
+        with warnings.catch_warnings():  # a budget that was not reached is seen in the picture
+            warnings.simplefilter("ignore")
+            found = pgb(self.trace, self.budget, progress=False, **settings)
+        last, kept = found.history[-1], ", ".join(found.components[:12]) or "nothing"
+        more = f" and {found.size - 12} more" if found.size > 12 else ""
+        words = (f"After {last['epoch']} epochs {found.size} of {len(self.trace.components)} components are kept: {kept}{more}. Relaxed, the "
+                 f"mask has an effect of {last['relaxed_effect']:.2f}, rounded {found.effect:.2f} {self.trace.metric.unit}; distance from "
+                 f"binary {last['violation']:.2f}.")
+        return words, trajectories(found, self.trace.components.labels)

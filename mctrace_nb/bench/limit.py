@@ -8,6 +8,7 @@ padded row, rows of like length together, or all prompts packed into one row.
 from __future__ import annotations
 
 import time
+from copy import copy
 from typing import Iterator
 
 import numpy as np
@@ -57,6 +58,17 @@ class Group:
                 at, behind = at + n, behind + p
         self.reads = tuple(torch.tensor(reads).T)
         self.answers = [torch.as_tensor(np.stack(x)) for x in zip(*self.answers)]
+
+    def repeated(self, copies: int) -> "Group":
+        """The same rows so many times over."""
+        made = copy(self)
+        made.ids, made.positions, made.mask = (x.repeat(copies, *[1] * (x.ndim - 1)) for x in (self.ids, self.positions, self.mask))
+        made.past = [[x.repeat(copies, 1, 1, 1) for x in pair] for pair in self.past]
+        shift = torch.arange(copies)[:, None]
+        made.reads = ((shift * len(self.ids) + self.reads[0]).flatten(), self.reads[1].repeat(copies))
+        index, token, valid = (x.repeat(copies, 1, 1) for x in self.answers)
+        made.answers = [index + shift.repeat_interleave(len(self.answers[0]), 0)[..., None] * len(self.reads[0]), token, valid]
+        return made
 
     def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
         model, cache = self.lm.model, DynamicCache()
