@@ -136,14 +136,10 @@ class Session:
 
     def __init__(self, lm: LanguageModel, autocast: torch.dtype | None = None):
         self.lm, self.autocast = lm, autocast
-        self.record: dict | None = None
-        self.mixture: Mixture | None = None
-        self.noise: torch.Tensor | None = None
-        self.reads: torch.Tensor | None = None
         self._clear()
 
     def _clear(self) -> None:
-        self.mixture = self.record = self.noise = self.reads = None
+        self.mixture = self.record = self.noise = self.reads = self.words = self._read = None
         self.before = [(None, None)] * len(self.lm.layers)  # keys and values of the prefix, a pair a layer
 
     def __enter__(self) -> "Session":
@@ -171,6 +167,7 @@ class Session:
                 if layer.down is not None:
                     self._handles.append(layer.down.register_forward_pre_hook(self._neurons(number)))
             self._handles.append(model.get_output_embeddings().register_forward_pre_hook(self._keep_reads))
+            self._handles.append(model.get_output_embeddings().register_forward_hook(self._two_words))
             self._handles.append(model.get_input_embeddings().register_forward_hook(self._add_noise))
         except BaseException:
             self.__exit__()
@@ -232,7 +229,26 @@ class Session:
         return self._site(out, layer, "head_output")
 
     def _keep_reads(self, _, args):
-        return None if self.reads is None else (args[0][:, self.reads.to(args[0].device)], *args[1:])
+        if self.reads is None:
+            return None
+        read = args[0][:, self.reads.to(args[0].device)]
+        if self.words is not None:
+            self._read, read = read, read[:, :0]
+        return (read, *args[1:])
+
+    def _two_words(self, head, _, output):
+        """Logits of two words a read instead of the whole vocabulary; what a family does to its logits it does to these."""
+        if self.words is None:
+            return None
+        words, precise = self.words.to(head.weight.device), torch.promote_types(output.dtype, torch.float32)
+        logits = (self._read[0][:, None].to(precise) * head.weight[words].to(precise)).sum(-1)
+        return (logits if head.bias is None else logits + head.bias[words])[None]
+
+    @property
+    def can_pick(self) -> bool:
+        """Whether the logits of single words can be computed: the last projection is a plain one, and here."""
+        head = self.lm.model.get_output_embeddings()
+        return type(head) is nn.Linear and not head.weight.is_meta
 
     def _add_noise(self, _, __, output):
         return None if self.noise is None else output + self.noise.to(output)
@@ -241,19 +257,20 @@ class Session:
 
     def run(self, batch: Batch, copies: int = 1, prefix: list | None = None, noise: torch.Tensor | None = None,
             mixture: Mixture | None = None, record: list | None = None, reads: torch.Tensor | None = None,
-            layers: tuple[int, int] | None = None, stream: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
+            words: torch.Tensor | None = None, layers: tuple[int, int] | None = None, stream: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
         """One forward pass of `copies` copies of a batch, m tokens each.
 
         prefix: keys and values of all examples, `(n, heads, longest, head width)`, a pair a layer. noise: `(n, longest prompt,
         width)` on the embeddings, by absolute position. record: the (kind, layer) sites to record. reads: numbers of the
-        tokens whose logits are wanted, counted over all copies; None for all.
+        tokens whose logits are wanted, counted over all copies; None for all. words: `(reads, 2)` the only words whose
+        logits are wanted.
         layers: first and last + 1 of the layers to run, from the residual `stream` `(1, copies m, width)` that enters the first
         of them; by default all.
-        Returns logits `(reads, V)` - or, where layers above are left out, the stream that would enter them - and the
+        Returns logits `(reads, V or 2)` - or, where layers above are left out, the stream that would enter them - and the
         recorded values `(copies m, ...)`.
         """
         first, last = layers or (0, len(self.lm.layers))
-        self.mixture, self.reads, self.record = mixture, reads, dict.fromkeys(record or ())
+        self.mixture, self.reads, self.words, self.record = mixture, reads, words, dict.fromkeys(record or ())
         self.before = prefix or self.before
         self.noise = None if noise is None else _at(noise, batch.examples[batch.row], batch.positions).repeat(copies, 1)
         ids, positions = batch.ids.repeat(copies)[None], batch.positions.repeat(copies)[None]

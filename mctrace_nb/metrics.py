@@ -48,7 +48,7 @@ class Metric:
     logarithmic: the value is the logarithm of a positive quantity, so `1 + rho = exp(effect)`; relative: effects are given
     as rho by default. reads_logits, reads_base: whether `value` looks at these. first_token: it looks at the first token of
     each answer only, so the two must differ there. between_cohorts: what counts is the difference of the mean between the
-    two cohorts of the task.
+    two cohorts of the task. of_difference: it looks at nothing but the difference of the answers' log-probabilities.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Metric:
     reads_base: bool = False
     first_token: bool = False
     between_cohorts: bool = False
+    of_difference: bool = False
     unit: str = "nats"
 
     @property
@@ -86,10 +87,10 @@ def _kl(said: Said) -> torch.Tensor:
     return (base.exp() * (base - run)).sum(-1)
 
 
-_LOG_ODDS = Metric("log_odds", _log_odds, logarithmic=True)
+_LOG_ODDS = Metric("log_odds", _log_odds, logarithmic=True, of_difference=True)
 _ACCURACY = Metric("accuracy", _accuracy, differentiable=False, reads_logits=True, first_token=True, unit="share")
 # The same whichever answer is called target: an intervention does well that makes the model prefer neither.
-_NEUTRALITY = Metric("neutrality", lambda said: -_log_odds(said).abs())
+_NEUTRALITY = Metric("neutrality", lambda said: -_log_odds(said).abs(), of_difference=True)
 
 
 def gap(metric: str | Metric) -> Metric:

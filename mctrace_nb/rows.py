@@ -11,7 +11,8 @@ examples, ready to run: everything in it is made on the host, so that a pass on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from mctrace_nb.tasks import Example
 
 POSITIONS = ("all", "last", "subject")
 SIDES = ("base", "counterfactual")
-KEPT_BATCHES = 64  # searches ask for the same prompts again and again
 SHORT = 32  # attention to fewer tokens at once is mostly overhead, measured on two cores
 
 
@@ -106,19 +106,17 @@ class Rows:
     token: np.ndarray
     token_valid: np.ndarray
     device: torch.device
-    _made: dict = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.prefix)
 
     def batch(self, examples: np.ndarray | None = None) -> Batch:
         """The examples of these numbers, `(B,)`, or `(R, b)` where each of R masks has its own; None for all."""
-        key = None if examples is None else (examples.shape, examples.tobytes())
-        if key not in self._made:
-            if len(self._made) >= KEPT_BATCHES:
-                self._made.pop(next(iter(self._made)))
-            self._made[key] = self._batch(np.arange(len(self)) if examples is None else examples)
-        return self._made[key]
+        return self._everything if examples is None else self._batch(examples)
+
+    @cached_property
+    def _everything(self) -> Batch:
+        return self._batch(np.arange(len(self)))
 
     def _batch(self, examples: np.ndarray) -> Batch:
         masks, examples = (len(examples) if examples.ndim == 2 else None), examples.reshape(-1)

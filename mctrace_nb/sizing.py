@@ -56,7 +56,7 @@ def cost_table(models: Sequence[str], **options):
                          for model in models for kind, cost in costs(model, **options).items()])
 
 
-class _Alive(TorchDispatchMode):
+class Alive(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive inside the context; `peak` is the most there were at once."""
 
     now = peak = 0
@@ -105,7 +105,7 @@ def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 
             start = time.perf_counter()
             trace.effects(drawn)
             seconds = min(seconds, time.perf_counter() - start)
-        with _Alive() as alive:
+        with Alive() as alive:
             trace.effects(drawn)
         needed = count * n
         expected = Memory.of(lm, trace.components.kinds, shape, trace.corruption, trace.cache, min(trace.batch_rows, needed))

@@ -23,6 +23,7 @@ from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sid
 from mctrace_nb.tasks import Task
 
 DIRECTIONS = ("replace", "restore")
+FEW_TOKENS = 32  # fewer in a pass take hardly less time, measured on two cores
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -85,7 +86,8 @@ class Trace(Effects):
                             batch_rows, cache, self.work, self.autocast)
         self.batch_rows = self._sides.batch_rows
         self.check_memory()
-        self._passes = Passes(model, self._sides, self.components, answer_rule, self.metric.reads_logits)
+        self._passes = Passes(model, self._sides, self.components, answer_rule, self.metric.reads_logits,
+                              self.metric.of_difference and all(len(e.target) == len(e.foil) == 1 for e in self.examples))
         if self.metric.reads_base:
             self._passes.base_logits = self._values(None, None, read=lambda said: said.logits)
         self.base_values = self._values(None, None)  # (n,), log y(0) for metrics with a logarithm
@@ -171,30 +173,24 @@ class Trace(Effects):
         side, total = self.side(reverse), 1 if masks is None else len(masks)
         b = len(self) if examples is None else examples.shape[-1]
         needs_gradient = masks is not None and masks.requires_grad and torch.is_grad_enabled()
-        # Masks share more than prompts do, unless each has prompts of its own or all are different everywhere.
-        together = 1 if needs_gradient or (examples is not None and examples.ndim == 2) else total
-        cuts = math.ceil(b / min(b, max(1, self.batch_rows // together)))
-        step = max(1, self.batch_rows // math.ceil(b / cuts))
-        every = np.arange(len(self)) if examples is None else examples
-        parts = [examples] if cuts == 1 else np.array_split(every, cuts, -1)
-        order = None
-        if masks is not None and step < total and together > 1:  # masks that are alike into the same pass
-            order = torch.as_tensor(self._passes.order(masks.cpu().numpy()), device=masks.device)
-            masks, at = masks[order], None if at is None else at[order.to(at.device)]
+        many = masks is not None and not needs_gradient and (examples is None or examples.ndim == 1)
+        # Masks share more than prompts do, so prompts are cut first; but passes over hardly any tokens are slow.
+        prompts = max(self.batch_rows // total, math.ceil(FEW_TOKENS * len(self) / len(side.rows.ids))) if many else self.batch_rows
+        cuts = math.ceil(b / min(b, prompts, self.batch_rows))
+        parts = [examples] if cuts == 1 else np.array_split(np.arange(len(self)) if examples is None else examples, cuts, -1)
+        positions = [at] * cuts if at is None or cuts == 1 else at.tensor_split(cuts, 1)
         with Session(self.model, self.autocast) as session, torch.set_grad_enabled(needs_gradient):
-            found = []
-            for part, where in zip(parts, [at] * cuts if at is None or cuts == 1 else at.tensor_split(cuts, 1)):
-                rows = []
-                for start in range(0, total, step):
-                    few = slice(start, start + step)
-                    own = part[few] if part is not None and part.ndim == 2 else part
-                    said = self._passes.said(session, side, None if masks is None else masks[few], own, None if where is None else where[few])
-                    rows.append((read or self.metric.value)(said))
-                found.append(torch.cat(rows))
+            values, start = None, 0
+            for part, where in zip(parts, positions):
+                found = self._passes.values(session, side, masks, part, self.batch_rows, read or self.metric.value, where)
+                if cuts == 1 or needs_gradient:
+                    values = found if values is None else torch.cat([values, found], 1)
+                    continue
+                if values is None:  # at once: many small results between large ones that are freed would split up the memory
+                    values = found.new_empty(total, b, *found.shape[2:])
+                values[:, start:start + found.shape[1]] = found
+                start += found.shape[1]
         self.work.forwards += total * b
-        values = torch.cat(found, 1)
-        if order is not None:
-            values = torch.empty_like(values).index_copy_(0, order, values)
         if needs_gradient and not values.requires_grad:
             raise InputError(f"metric {self.metric.name!r} has no gradient; relaxed searches need one (of a function of your own say so "
                              "with metrics.from_logits(function, differentiable=False))")

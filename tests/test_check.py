@@ -93,9 +93,9 @@ def test_measured_memory_is_what_tensors_take():
     """By hand: the largest of what is alive, and nothing left when it is over."""
     import torch
 
-    from mctrace_nb.sizing import _Alive
+    from mctrace_nb.sizing import Alive
 
-    with _Alive() as alive:
+    with Alive() as alive:
         kept = torch.ones(1000)
         torch.ones(3000).view(30, 100)
         kept += 1

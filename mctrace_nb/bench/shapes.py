@@ -33,7 +33,7 @@ def gpt2_small(layers: int = 12, width: int = 768, words: int = 50257, context: 
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=layers, n_embd=width, n_head=width // 64, vocab_size=words, n_positions=context)
+    config = GPT2Config(n_layer=layers, n_embd=width, n_head=width // 64, vocab_size=words, n_positions=context, bos_token_id=0, eos_token_id=0)
     return wrap_model(GPT2LMHeadModel(config), NoWords(), "random GPT-2 small")
 
 
