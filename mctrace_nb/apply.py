@@ -8,8 +8,9 @@ from typing import Iterator, Sequence
 import torch
 
 from mctrace_nb.errors import InputError
-from mctrace_nb.hooks import Mixture, Session
+from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
+from mctrace_nb.mixing import Mixture
 from mctrace_nb.results import Selection
 from mctrace_nb.tasks.encode import Encoder
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Sequence
 
+import numpy as np
 import torch
 
 from mctrace_nb.effects import Effects
@@ -109,16 +110,17 @@ class Desiderata(Effects):
         """Contributions of the prompts: `(N,)` -> `(n,)` or `(R, N)` -> `(R, n)`; see `Trace.effects`."""
         if examples is None:
             return torch.cat([self._contribution(i, t.effects(masks, None, reverse, scale)) for i, t in enumerate(self.traces)], -1)
-        examples = torch.as_tensor(examples, device=self.model.device)
+        examples = np.asarray(examples.cpu() if isinstance(examples, torch.Tensor) else examples)
         if examples.ndim == 2:  # each mask has its own prompts, and another number of each trace
             return torch.stack([self.effects(m, e, reverse, scale) for m, e in zip(masks, examples)])
         found, places = [], []
         for i, (start, trace) in enumerate(zip(self._start, self.traces)):
-            place = ((examples >= start) & (examples < start + len(trace))).nonzero().flatten()
+            place = ((examples >= start) & (examples < start + len(trace))).nonzero()[0]
             if len(place):
                 found.append(self._contribution(i, trace.effects(masks, examples[place] - start, reverse, scale)))
                 places.append(place)
-        return torch.cat(found, -1)[..., torch.cat(places).argsort()]
+        back = torch.as_tensor(np.concatenate(places).argsort()).to(self.model.device, non_blocking=True)
+        return torch.cat(found, -1)[..., back]
 
     def total_effects(self, scale: str | None = None) -> torch.Tensor:
         """Contributions of the prompts to what replacing everything does; what should be kept counts against it."""

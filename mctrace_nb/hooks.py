@@ -15,7 +15,6 @@ import sys
 import weakref
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,7 +25,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mctrace_nb.errors import InputError
 from mctrace_nb.layout import LanguageModel
-from mctrace_nb.packing import Mix, Packed, Whole
+from mctrace_nb.mixing import Mixture
+from mctrace_nb.packing import Packed, Whole
 from mctrace_nb.rows import Batch, Rows, prefixes
 from mctrace_nb.skipping import note_output, only
 
@@ -34,50 +34,6 @@ KERNELS = ("sdpa", "eager")
 _ACTIVE: "weakref.WeakKeyDictionary[nn.Module, tuple[Session, int]]" = weakref.WeakKeyDictionary()
 _BUSY: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _RUNNING: ContextVar[Packed | None] = ContextVar("running", default=None)
-
-
-@dataclass
-class Mixture:
-    """What to mix into a pass of R masks over m tokens.
-
-    weights: `(R, units)` for each (kind, layer) touched. values: for the same keys what is put in, one row for each token
-    that interventions act on, `(c, ...)` or one row for all, and for `head_pattern` the queries and keys of all tokens, `(m,
-    heads, head width)`; None stands for zero. prefix: the other run's keys before those, one a layer, None where there is no
-    prefix. chosen: `(c,)` numbers of the m tokens, None for all. mask_of: `(m,)` the mask of each token where masks have
-    tokens of their own. only: `(R, c)` which of the chosen tokens each mask acts on, None for all.
-    """
-
-    weights: dict[tuple[str, int], torch.Tensor]
-    values: dict[tuple[str, int], object]
-    chosen: torch.Tensor | None = None
-    prefix: list[torch.Tensor] | None = None
-    mask_of: torch.Tensor | None = None
-    only: torch.Tensor | None = None
-
-    @property
-    def copies(self) -> int:
-        return 1 if self.mask_of is not None else len(next(iter(self.weights.values())))
-
-    def mix(self, key: tuple[str, int], x: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-        """x, (1, R m, ...), mixed with `other`, (R or 1, m, c or 1, ...): of all tokens or of those that interventions act on."""
-        weight = self.weights[key].to(x.device)  # layers may lie on several devices
-        chosen = None if self.chosen is None else self.chosen.to(x.device)
-        if self.mask_of is not None:
-            of = self.mask_of if self.chosen is None else self.mask_of[self.chosen]
-            weight = weight.index_select(0, of.to(x.device))[None]  # (1, c, units)
-        else:
-            weight = weight[:, None]  # (R, 1, units)
-        if self.only is not None:
-            weight = weight * self.only.to(weight)[..., None]
-        units = weight.shape[-1]
-        shaped = x.reshape(self.copies, -1, units, x[0, 0].numel() // units)
-        if other is None:
-            other = x.new_zeros(())
-        else:
-            other = other.to(x.device, x.dtype).reshape(*other.shape[:2], *shaped.shape[2:])
-            if chosen is not None and other.shape[1] == shaped.shape[1] > 1:
-                other = other.index_select(1, chosen)
-        return Mix.apply(shaped, other, weight[..., None], chosen).reshape(x.shape)
 
 
 def _kernel_of(model: nn.Module) -> str:

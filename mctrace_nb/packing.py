@@ -124,34 +124,3 @@ class Packed:
         if kernel == "eager":
             mask = torch.where(mask, torch.zeros((), dtype=dtype, device=mask.device), torch.finfo(dtype).min)
         return self._copied(mask)
-
-
-class Mix(torch.autograd.Function):
-    """lerp of x towards `other` by weights, on some tokens or all; the gradient of the weights is summed in their own precision.
-
-    x: (R, m, units, size). other: (R or 1, c or 1, units, size), or a scalar. weight: (R, c or 1, units, 1). chosen: (c,) of the
-    m tokens, or None for all. (Yan et al. 2026, the mixture forward pass; exact at 0 and 1.)
-    """
-
-    @staticmethod
-    def forward(ctx, x, other, weight, chosen):
-        part = x if chosen is None else x.index_select(1, chosen)
-        ctx.save_for_backward(part, other, weight, chosen)
-        mixed = torch.lerp(part, other, weight.to(x.dtype))
-        return mixed if chosen is None else x.index_copy(1, chosen, mixed)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        part, other, weight, chosen = ctx.saved_tensors
-        here = gradient if chosen is None else gradient.index_select(1, chosen)
-        to_x = to_other = to_weight = None
-        if ctx.needs_input_grad[2]:
-            product = (other - part).mul_(here)
-            along = [i for i in range(product.ndim) if weight.shape[i] == 1 and product.shape[i] > 1]
-            to_weight = product.sum(along, keepdim=True, dtype=weight.dtype) if along else product.to(weight.dtype)
-        if ctx.needs_input_grad[0]:
-            kept = here * (1 - weight).to(here.dtype)
-            to_x = kept if chosen is None else gradient.index_copy(1, chosen, kept)
-        if ctx.needs_input_grad[1]:  # the other run's pattern looks at this run's values
-            to_other = (here * weight.to(here.dtype)).sum_to_size(other.shape)
-        return to_x, to_other, to_weight, None

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from mctrace_nb.components import Components
-from mctrace_nb.hooks import Mixture, Session
+from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.metrics import Said, answer_log_prob, token_log_probs
+from mctrace_nb.mixing import Mixture
 from mctrace_nb.rows import Batch
 from mctrace_nb.sides import Side, Sides
 from mctrace_nb.skipping import can_skip

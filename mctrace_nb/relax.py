@@ -80,16 +80,13 @@ class Run:
         return ROUNDINGS[self.settings.rounding](mask).nonzero().flatten().numpy()
 
 
-def _orders(settings: Sequence[Settings], n: int, epoch: int, device) -> torch.Tensor:
-    """The order of the prompts in an epoch: `(n,)` if all rows share it, else `(R, n)`."""
+def _orders(settings: Sequence[Settings], n: int, epoch: int) -> np.ndarray:
+    """The order of the prompts in an epoch: `(n,)` if all rows share it, else `(R, n)`. On the host, where passes are laid out."""
     def order(seed):
-        generator = np.random.default_rng([seed, epoch]) if seed is not None else None
-        return torch.arange(n) if generator is None else torch.as_tensor(generator.permutation(n))
+        return np.arange(n) if seed is None else np.random.default_rng([seed, epoch]).permutation(n)
 
     seeds = [s.seed for s in settings]
-    if len(set(seeds)) == 1:
-        return order(seeds[0]).to(device)
-    return torch.stack([order(seed) for seed in seeds]).to(device)
+    return order(seeds[0]) if len(set(seeds)) == 1 else np.stack([order(seed) for seed in seeds])
 
 
 def relax(trace: Effects, settings: Sequence[Settings], epochs: int = 15, batch_size: int = 32, budget: int | None = None,
@@ -128,16 +125,17 @@ def relax(trace: Effects, settings: Sequence[Settings], epochs: int = 15, batch_
         growth = column(lambda s: SCHEDULES[s.schedule](epoch)) * share
         lambda1, lambda2 = column(lambda s: s.lambda1) * growth, column(lambda s: s.lambda2) * growth
         here = [settings[i] for i in active.tolist()]
-        orders = _orders(here, n, epoch, device)
+        orders = _orders(here, n, epoch)
         seen = {name: torch.zeros(len(settings), dtype=dtype, device=device) for name in ("loss", "relaxed_effect")}
-        for part in orders.split(batch_size, -1):
+        fits = []  # looked at after the epoch: to look at each would make a GPU wait
+        for part in np.split(orders, range(batch_size, n, batch_size), -1):
             m = masks[active]
             effects = trace.effects(m, examples=part, scale="log")  # (R, b)
             signed = effects * sign[active]
             by_transform = {name: transform_loss(signed, name, trace.scale if name == "log" else 1.0)
                             for name in {s.transform for s in here}}
             fit = torch.stack([by_transform[s.transform][i].mean() for i, s in enumerate(here)])
-            finite(fit.detach(), trace)
+            fits.append(fit.detach())
             loss = fit + lambda1[active] * m.sum(1) + lambda2[active] * (m * (1 - m)).sum(1)
             optimiser.zero_grad()
             loss.sum().backward()
@@ -147,6 +145,7 @@ def relax(trace: Effects, settings: Sequence[Settings], epochs: int = 15, batch_
                 masks.copy_((before + (masks - before) * rates[:, None]).clamp_(0, 1))
                 seen["loss"][active] += loss.detach() * part.shape[-1] / n
                 seen["relaxed_effect"][active] += effects.detach().mean(-1) * part.shape[-1] / n
+        finite(torch.stack(fits), trace)
         done = []
         for i in active.tolist():
             m, run = masks[i].detach(), runs[i]

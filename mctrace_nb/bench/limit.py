@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from mctrace_nb.bench.shapes import gpt2_small, medians, winobias_shaped
+from mctrace_nb.bench.shapes import medians, small_or_full, winobias_shaped
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.metrics import token_log_probs
 from mctrace_nb.relax import Settings, relax
@@ -107,9 +107,8 @@ def step(groups: list[Group]) -> tuple[float, float]:
 
 def measure(quick: bool) -> Iterator[dict]:
     """A step of pgb for four kinds, forward and backward apart, and whether it depends on the number of components."""
-    lm = gpt2_small(layers=2 if quick else 12)
-    lm.model.requires_grad_(False)
-    task, repeats = winobias_shaped(), 3 if quick else 5
+    lm = small_or_full(quick)
+    task, repeats = winobias_shaped(lm.model.config.vocab_size), 3 if quick else 5
     traces = {kind: Trace(lm, task, kind) for kind in KINDS}
     some = traces[KINDS[0]]
     rows = some.side().rows

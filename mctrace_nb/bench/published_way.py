@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mctrace_nb.bench.shapes import gpt2_small, medians, professions_shaped, winobias_shaped
+from mctrace_nb.bench.shapes import medians, professions_shaped, small_or_full, winobias_shaped
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.relax import Settings, relax
 from mctrace_nb.tasks import Task
@@ -129,10 +129,10 @@ class PublishedWay:
 
 def measure(quick: bool) -> Iterator[dict]:
     """Steps of both, for attention patterns on WinoBias shapes and MLP outputs on Professions shapes."""
-    lm = gpt2_small(layers=2 if quick else 12)
-    lm.model.requires_grad_(False)
-    for task, kind, what, bar in ((winobias_shaped(), "head_pattern", "heads on WinoBias shapes", 8.0),
-                                  (professions_shaped(), "mlp_output", "MLP outputs on Professions shapes", 3.2)):
+    lm = small_or_full(quick)
+    words = lm.model.config.vocab_size
+    for task, kind, what, bar in ((winobias_shaped(words), "head_pattern", "heads on WinoBias shapes", 8.0),
+                                  (professions_shaped(words), "mlp_output", "MLP outputs on Professions shapes", 3.2)):
         published, trace = PublishedWay(lm, task, kind), Trace(lm, task, kind)
         units = len(trace.components) // len(lm.layers)
         old = torch.full((len(lm.layers), units), 0.5, requires_grad=True)

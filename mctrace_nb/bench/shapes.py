@@ -37,6 +37,13 @@ def gpt2_small(layers: int = 12, width: int = 768, words: int = 50257, context: 
     return wrap_model(GPT2LMHeadModel(config), NoWords(), "random GPT-2 small")
 
 
+def small_or_full(quick: bool) -> LanguageModel:
+    """GPT-2 small, or for a quick look one of 2 layers and fewer words; frozen, as inside a trace."""
+    lm = gpt2_small(layers=2, words=10_000) if quick else gpt2_small()
+    lm.model.requires_grad_(False)
+    return lm
+
+
 def _pair(random: Random, words: int, length: int, differs: int, target: int, foil: int) -> Example:
     base = [random.randrange(words) for _ in range(length)]
     other = [*base[:differs], (base[differs] + 1) % words, *base[differs + 1:]]
