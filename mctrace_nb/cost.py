@@ -20,11 +20,11 @@ from mctrace_nb.tasks import Task
 
 # Working memory, fitted to peaks measured on GPT-2 and Llama shapes on the CPU. In units of one number for each token and
 # MLP neuron: what a forward pass holds, and what each layer keeps for the backward pass.
-FORWARD, BACKWARD = 14.0, 6.4
-LOGITS, LOGITS_BACKWARD = 3, 4  # copies of the logits that are read, without and with a gradient
+FORWARD, BACKWARD = 8.0, 6.4
+LOGITS, LOGITS_BACKWARD = 1.5, 2.5  # copies of the logits that are read, without and with a gradient
 LIBRARIES = 60 << 20  # bytes of the matrix library's own buffers on the CPU
 SECONDS_A_LAYER = 4e-4  # what a layer costs in a pass over hardly any tokens, measured on two cores
-ATTAINED = 0.5  # share of the matrix library's speed that a whole model reaches, measured on GPT-2 small
+ATTAINED = 0.6  # share of the matrix library's speed that a whole model reaches, measured on GPT-2 small
 RANDOM_DRAWS = 100
 METHODS = ("exhaustive", "greedy", "top-k", "random", "pgb", "pgb-log")
 
@@ -114,7 +114,7 @@ class Memory:
             lm.name, device, where, weights, process=process,
             cache=0 if where == "recompute" else kept,
             prefix=2 * shape.n * shape.prefix * 2 * lm.kv_heads * lm.head_width * layers * item,
-            forward=int(batch_rows * shape.tokens * FORWARD * neurons * item + LOGITS * reads * words * 4 + batch
+            forward=int(max(batch_rows * shape.tokens * FORWARD * neurons * item, LOGITS * reads * words * 4) + batch
                         + LIBRARIES * (device.type == "cpu")),
             backward=int(graph_rows * shape.tokens * (BACKWARD * neurons * layers * item + 2 * sum(sizes.values()))
                          + LOGITS_BACKWARD * graph_reads * words * 4))
@@ -181,11 +181,13 @@ def _speed(device: torch.device, dtype: torch.dtype) -> float:
     return 512 ** 3 / best
 
 
-def seconds_for(lm: LanguageModel, shape: Shape, total: int, passes: int, device: torch.device | None = None) -> float:
-    """Expected seconds of so many rows (masks x prompts) in so many forward passes; device: as in `Memory.of`."""
+def seconds_for(lm: LanguageModel, shape: Shape, total: int, passes: int, device: torch.device | None = None, sharing: int = 0) -> float:
+    """Expected seconds of so many rows (masks x prompts) in so many forward passes; device: as in `Memory.of`. sharing: how many of
+    the rows are of masks that begin at one layer or another, and share what is below it."""
     inside = sum(p.numel() for layer in lm.layers for p in layer.block.parameters())
-    words = lm.model.get_output_embeddings().weight.shape[0]
-    multiply_adds = total * (shape.tokens * inside + shape.reads * words * lm.width)
+    words = lm.model.get_output_embeddings().weight.shape[0] if shape.reads > 1 else 2  # log odds of single tokens need no more
+    layers = len(lm.layers)
+    multiply_adds = (total - sharing * (layers - 1) / (2 * layers)) * shape.tokens * inside + total * shape.reads * words * lm.width
     return multiply_adds / (ATTAINED * _speed(device or lm.device, lm.dtype)) + passes * len(lm.layers) * SECONDS_A_LAYER
 
 
@@ -225,8 +227,9 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)
     graph_rows = min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods)
     total = sum(work.values()) + 2 * shape.n
+    sharing = sum(work.get(m, 0) for m in ("exhaustive", "greedy", "top-k"))
     passes = math.ceil(total / rows_at_once)
     if cache == "recompute" and corruption not in NEVER_RUN:  # every pass records the values of its prompts anew
         total, passes = total + passes * min(shape.n, rows_at_once), 2 * passes
-    return Cost(len(made), work, passes, seconds_for(lm, shape, total, passes, later) / 60,
+    return Cost(len(made), work, passes, seconds_for(lm, shape, total, passes, later, sharing) / 60,
                 Memory.of(lm, made.kinds, shape, corruption, cache, rows_at_once, graph_rows, later))

@@ -86,7 +86,7 @@ class Alive(TorchDispatchMode):
 
 
 def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 0):
-    """A frame of what so many random masks take: model, components, masks, rows (masks x prompts), seconds and mib, the most
+    """A frame of what so many random soft masks take: model, components, masks, rows (masks x prompts), seconds and mib, the most
     memory that tensors took at once beside the weights and what the trace keeps, and what was expected of both.
 
     The values to put in are recorded first and not counted. Times vary from run to run; memory does not.
@@ -99,7 +99,7 @@ def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 
     trace.effects(torch.zeros(1, len(trace.components)))  # the first call of anything is slower
     found = []
     for count in masks:
-        drawn = torch.randint(0, 2, (count, len(trace.components)), generator=generator).float()
+        drawn = torch.rand(count, len(trace.components), generator=generator)  # soft, so that no two share a layer
         seconds = math.inf
         for _ in range(2):  # the better of two: others may be at work on the machine
             start = time.perf_counter()
