@@ -85,6 +85,10 @@ class Comparison:
 
     def words(self) -> str:
         """A paragraph on what was found, every number from the runs themselves, and on what to beware of."""
+        return self._words
+
+    @cached_property
+    def _words(self) -> str:
         return paragraph(self)
 
 

@@ -123,17 +123,23 @@ class Effects:
 
     # --- singles and interactions ---
 
+    @cached_property
+    def _alone(self) -> torch.Tensor:
+        """(N, n) effects of replacing each component alone, run once: notebook and report both show them."""
+        n = len(self.components)
+        return torch.cat([self.effects(torch.nn.functional.one_hot(part, n)) for part in torch.arange(n).split(1024)])
+
     def single_effects(self):
         """A frame with the effect of replacing each component alone: component, layer, effect, ci_low, ci_high."""
-        n = len(self.components)
-        found = torch.cat([self.effects(torch.nn.functional.one_hot(part, n)) for part in torch.arange(n).split(256)])
-        return self._frame([(label,) for label in self.components.labels], found, "effect",
-                           layer=self.components.layer_of())
+        return self._frame([(label,) for label in self.components.labels], self._alone, "effect", layer=self.components.layer_of())
 
     def single_effects_of(self, labels: Sequence[str]) -> dict[str, float]:
         """Mean effect of replacing each of these components alone."""
-        masks = torch.stack([self.components.mask(label) for label in labels])
-        return dict(zip(labels, self.effects(masks).mean(-1).tolist()))
+        if "_alone" in self.__dict__:
+            found = self._alone[[self.components.index(label) for label in labels]]
+        else:
+            found = self.effects(torch.stack([self.components.mask(label) for label in labels]))
+        return dict(zip(labels, found.mean(-1).tolist()))
 
     def interactions(self, k: int = 2, among: Iterable[str | int] | None = None):
         """The Moebius terms `I(K) = sum_{J in K} (-1)^{|K|-|J|} delta(J)` of all sets of `k` components.
@@ -148,13 +154,20 @@ class Effects:
         if count > 100_000:
             raise InputError(f"interactions of order {k} among {len(pool)} components need {count:,} masks; "
                              "give a smaller k, or fewer components with among=[...]")
-        sets = [s for size in range(k + 1) for s in combinations(pool, size)]
-        number = {s: i for i, s in enumerate(sets)}
-        found = self.effects(self.components.masks(sets))
-        wanted = [s for s in sets if len(s) == k]
-        terms = torch.stack([sum((-1) ** (k - len(j)) * found[number[j]] for size in range(k + 1)
-                                 for j in combinations(s, size)) for s in wanted])
+        wanted, terms = self._terms(k, tuple(pool))
         return self._frame([tuple(self.components.labels[i] for i in s) for s in wanted], terms, "interaction")
+
+    def _terms(self, k: int, pool: tuple[int, ...]) -> tuple[list[tuple[int, ...]], torch.Tensor]:
+        """The sets of k of a pool and their Moebius terms, (sets, n); the last ones asked for are kept."""
+        if getattr(self, "_kept_terms", (None,))[0] != (k, pool):
+            sets = [s for size in range(k + 1) for s in combinations(pool, size)]
+            number = {s: i for i, s in enumerate(sets)}
+            found = self.effects(self.components.masks(sets))
+            wanted = [s for s in sets if len(s) == k]
+            terms = torch.stack([sum((-1) ** (k - len(j)) * found[number[j]] for size in range(k + 1)
+                                     for j in combinations(s, size)) for s in wanted])
+            self._kept_terms = (k, pool), wanted, terms
+        return self._kept_terms[1:]
 
     def _frame(self, names: list[tuple], values: torch.Tensor, column: str, **more):
         import pandas as pd

@@ -21,12 +21,14 @@ from mctrace_nb.relax import evaluate_epochs, finite, relax, selection_at, setti
 from mctrace_nb.results import SCORE, Front, Selection
 
 MOST_SETS = 2_000_000
+MASK_NUMBERS = 1 << 24  # in the masks of one call
 
 
 def mean_effects(trace: Effects, sets: Iterable[tuple[int, ...]], total: int, progress: bool = False,
                  what: str = "sets") -> np.ndarray:
-    """Mean effect of each set of component numbers, `(total,)`, in large batches."""
-    step = max(1, trace.batch_rows // len(trace)) * 4
+    """Mean effect of each set of component numbers, `(total,)`; as many at once as their masks have room for, since sets that agree
+    in the lower layers share them."""
+    step = max(1, min(4096, MASK_NUMBERS // len(trace.components)))
     found, sets = [], iter(sets)
     with bar(what=what, total=total, show=progress) as shown:
         while part := list(islice(sets, step)):
