@@ -1,4 +1,4 @@
-"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search] [--quick]`."""
+"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search|gpu] [--quick]`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from mctrace_nb.bench import search, speed
+from mctrace_nb.bench import gpu, search, speed
 
-SUITES = {"speed": speed.measure, "search": search.measure}
+SUITES = {"speed": speed.measure, "search": search.measure, "gpu": gpu.measure}
 
 
 def row(name: str, value: float, bar: float | None = None, sense: str = "<=") -> dict:

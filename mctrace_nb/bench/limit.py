@@ -7,7 +7,6 @@ padded row, rows of like length together, or all prompts packed into one row.
 
 from __future__ import annotations
 
-import time
 from copy import copy
 from typing import Iterator
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from mctrace_nb.bench.shapes import medians, small_or_full, winobias_shaped
+from mctrace_nb.bench.shapes import medians, now, small_or_full, winobias_shaped
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.metrics import token_log_probs
 from mctrace_nb.relax import Settings, relax
@@ -26,7 +25,7 @@ KINDS = ("head_output", "head_pattern", "mlp_output", "mlp_neuron")
 
 
 class Group:
-    """Rows of a GPT-2 that are run together, each with the tokens of one prompt or several, and nothing of the kit."""
+    """Rows that the stock model runs together, each with the tokens of one prompt or several, and nothing of the kit."""
 
     def __init__(self, lm: LanguageModel, rows: Rows, members: list[list[int]]):
         self.lm, self.members = lm, members
@@ -36,7 +35,7 @@ class Group:
         self.ids, self.positions = (torch.zeros(len(parts), width, dtype=torch.long) for _ in "ip")
         self.mask = torch.zeros(len(parts), 1, width, before + width, dtype=torch.bool)
         self.mask[..., before] = True  # padding looks at something
-        self.past = [[torch.zeros(len(parts), lm.heads, before, lm.head_width) for _ in "kv"] for _ in lm.layers]
+        self.past = [[torch.zeros(len(parts), lm.kv_heads, before, lm.head_width, dtype=lm.dtype) for _ in "kv"] for _ in lm.layers]
         reads, self.answers = [], []
         for r, row in enumerate(parts):
             at, behind = 0, 0
@@ -49,22 +48,24 @@ class Group:
                 self.mask[r, 0, at:at + n, behind:behind + p] = True
                 cache = DynamicCache()
                 with torch.no_grad():
-                    lm.model(torch.tensor([rows.prefix[e]]), past_key_values=cache, use_cache=True)
+                    lm.model(torch.tensor([rows.prefix[e]], device=lm.device), past_key_values=cache, use_cache=True)
                 for mine, layer in zip(self.past, cache.layers):
                     for whole, x in zip(mine, (layer.keys, layer.values)):
                         whole[r, :, behind:behind + p] = x[0]
                 self.answers.append((len(reads) + rows.index[e], rows.token[e], rows.token_valid[e]))
                 reads += [(r, at + i) for i in rows.read_at[rows.read_start[e]:rows.read_start[e + 1]]]
                 at, behind = at + n, behind + p
-        self.reads = tuple(torch.tensor(reads).T)
-        self.answers = [torch.as_tensor(np.stack(x)) for x in zip(*self.answers)]
+        self.reads = tuple(torch.tensor(reads).T.to(lm.device))
+        self.answers = [torch.as_tensor(np.stack(x)).to(lm.device) for x in zip(*self.answers)]
+        self.ids, self.positions, self.mask = (x.to(lm.device) for x in (self.ids, self.positions, self.mask))
+        self.past = [[x.to(lm.device) for x in pair] for pair in self.past]
 
     def repeated(self, copies: int) -> "Group":
         """The same rows so many times over."""
         made = copy(self)
         made.ids, made.positions, made.mask = (x.repeat(copies, *[1] * (x.ndim - 1)) for x in (self.ids, self.positions, self.mask))
         made.past = [[x.repeat(copies, 1, 1, 1) for x in pair] for pair in self.past]
-        shift = torch.arange(copies)[:, None]
+        shift = torch.arange(copies, device=self.ids.device)[:, None]
         made.reads = ((shift * len(self.ids) + self.reads[0]).flatten(), self.reads[1].repeat(copies))
         index, token, valid = (x.repeat(copies, 1, 1) for x in self.answers)
         made.answers = [index + shift.repeat_interleave(len(self.answers[0]), 0)[..., None] * len(self.reads[0]), token, valid]
@@ -74,11 +75,11 @@ class Group:
         model, cache = self.lm.model, DynamicCache()
         for layer, pair in enumerate(self.past):
             cache.update(*pair, layer)
-        leaf = model.transformer.wte(self.ids).detach().requires_grad_()
-        hidden = model.transformer(inputs_embeds=leaf, attention_mask=self.mask, position_ids=self.positions, past_key_values=cache,
-                                   use_cache=True).last_hidden_state
+        leaf = model.get_input_embeddings()(self.ids).detach().requires_grad_()
+        hidden = model.base_model(inputs_embeds=leaf, attention_mask=self.mask, position_ids=self.positions, past_key_values=cache,
+                                  use_cache=True).last_hidden_state
         index, token, valid = self.answers
-        found = token_log_probs(model.lm_head(hidden[self.reads])[None], index, token)[0]
+        found = token_log_probs(model.get_output_embeddings()(hidden[self.reads])[None], index, token)[0]
         answers = torch.where(valid, found, 0.0).sum(-1) / valid.sum(-1)
         return torch.exp(-(answers[:, 0] - answers[:, 1])).mean(), leaf
 
@@ -97,11 +98,11 @@ def step(groups: list[Group]) -> tuple[float, float]:
     """Seconds of the forward and of the backward passes."""
     there = back = 0.0
     for group in groups:
-        start = time.perf_counter()
+        start = now()
         loss, _ = group.forward()
-        middle = time.perf_counter()
+        middle = now()
         loss.backward()
-        there, back = there + middle - start, back + time.perf_counter() - middle
+        there, back = there + middle - start, back + now() - middle
     return there, back
 
 
@@ -128,17 +129,17 @@ def measure(quick: bool) -> Iterator[dict]:
     for _ in range(repeats):
         for kind, trace in traces.items():
             there, back = step(ways[best])
-            start = time.perf_counter()
+            start = now()
             relax(trace, [Settings(seed=None)], 1, 32, progress=False)
-            found[kind].append((time.perf_counter() - start) / (there + back))
+            found[kind].append((now() - start) / (there + back))
             limits.append(there + back)
             parts["forward"].append(there), parts["backward"].append(back)
         mask = torch.full((len(some.components),), 0.5, requires_grad=True)
-        start = time.perf_counter()
+        start = now()
         loss = torch.exp(-some.effects(mask)).mean()
-        middle = time.perf_counter()
+        middle = now()
         loss.backward()
-        parts["kit forward"].append(middle - start), parts["kit backward"].append(time.perf_counter() - middle)
+        parts["kit forward"].append(middle - start), parts["kit backward"].append(now() - middle)
     middle = {name: float(np.median(x)) for name, x in parts.items()}
     print(f"  seconds, {best}: forward {middle['forward']:.3f}, backward {middle['backward']:.3f}; the kit's forward "
           f"{middle['kit forward']:.3f}, backward {middle['kit backward']:.3f} (head_output)")

@@ -23,6 +23,12 @@ from mctrace_nb.tracing import Trace
 NAME = "mctrace_published_way"
 
 
+def _as_long(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """x with as many tokens as another: the prompts' values are the same in both lists of rows, which may differ in width."""
+    length = other.shape[-2]
+    return torch.nn.functional.pad(x, (0, 0, 0, max(0, length - x.shape[-2])))[..., :length, :]
+
+
 def _attention(module, query, key, value, attention_mask, **kwargs):
     inner, run = ALL_ATTENTION_FUNCTIONS["sdpa"], PublishedWay.running
     if run.store is not None:
@@ -30,8 +36,7 @@ def _attention(module, query, key, value, attention_mask, **kwargs):
     out, _ = inner(module, query, key, value, attention_mask, **kwargs)
     if run.mask is None or run.kind != "head_pattern":
         return out, None
-    length = query.shape[2]  # the prompts' values are the same in both lists of rows, which may differ in width
-    q, k = (torch.nn.functional.pad(x, (0, 0, 0, max(0, length - x.shape[2])))[:, :, :length] for x in run.other[module.layer_idx])
+    q, k = (_as_long(x, query) for x in run.other[module.layer_idx])
     other, _ = inner(module, q, k, value, attention_mask, **kwargs)
     weight = run.mask[module.layer_idx][None, None, :, None] * run.context[:, :query.shape[2], None, None]
     return torch.lerp(out, other, weight), None
@@ -103,8 +108,8 @@ class PublishedWay:
                 base = self._scores()
             self.mask = mask
             if self.kind == "mlp_output":
-                handles = [layer.mlp.register_forward_hook(lambda _, __, out, i=i: torch.lerp(out, self.other[i], mask[i] * self.context[..., None]))
-                           for i, layer in enumerate(self.lm.layers)]
+                handles = [layer.mlp.register_forward_hook(lambda _, __, out, i=i: torch.lerp(
+                    out, _as_long(self.other[i], out), mask[i] * self.context[:, :out.shape[1], None])) for i, layer in enumerate(self.lm.layers)]
             loss = torch.exp(-(self._scores() - base)).mean()
             loss.backward()
             return loss.detach()

@@ -50,10 +50,10 @@ def _pair(random: Random, words: int, length: int, differs: int, target: int, fo
     return Example(tuple(base), tuple(other), *(tuple(random.randrange(words) for _ in range(n)) for n in (target, foil)))
 
 
-def winobias_shaped(words: int = 50257) -> Task:
-    """32 pairs of random tokens as long as those of WinoBias."""
+def winobias_shaped(words: int = 50257, times: int = 1) -> Task:
+    """32 pairs of random tokens as long as those of WinoBias, or so many times as many."""
     random = Random(0)
-    sizes = [map(int, x.split(".")) for x in WINOBIAS.split()]
+    sizes = [map(int, x.split(".")) for x in times * WINOBIAS.split()]
     return Task("WinoBias-shaped", tuple(_pair(random, words, n, n - 1, a, b) for n, a, b in sizes))
 
 
@@ -69,6 +69,13 @@ def long_prompts(tokens: int, words: int, n: int = 2) -> Task:
     return Task(f"{tokens} tokens", tuple(_pair(random, words, tokens, 0, 1, 1) for _ in range(n)))
 
 
+def now() -> float:
+    """Seconds, after a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def medians(repeats: int, *runs: Callable[[], object]) -> list[float]:
     """Median seconds of each call, taken in turns so that a busy moment of the machine meets all of them."""
     times: list[list[float]] = [[] for _ in runs]
@@ -76,7 +83,7 @@ def medians(repeats: int, *runs: Callable[[], object]) -> list[float]:
         run()
     for _ in range(repeats):
         for run, took in zip(runs, times):
-            start = time.perf_counter()
+            start = now()
             run()
-            took.append(time.perf_counter() - start)
+            took.append(now() - start)
     return [statistics.median(t) for t in times]
