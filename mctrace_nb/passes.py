@@ -67,8 +67,9 @@ class Passes:
     base_logits: torch.Tensor | None = None
 
     def __post_init__(self):
-        layers = self.components.layer_of()
-        self.by_layer = [np.array([i for i, x in enumerate(layers) if x == layer], dtype=np.int64) for layer in range(self.components.layers)]
+        slices = self.components.slices.items()
+        self.by_layer = [np.concatenate([np.arange(where.start, where.stop) for (_, at), where in slices if at == layer])
+                         for layer in range(self.components.layers)]
         size = sum(p.numel() for p in self.model.layers[0].block.parameters())
         self.worth = WORTH.get(self.model.device.type, WORTH["cuda"]) / size  # in layers times tokens
 
@@ -81,12 +82,12 @@ class Passes:
         """
         batch = side.rows.batch(None if examples is None or examples.ndim == 2 else examples)
         if masks is None:
-            return read(self._score(self._run(session, side, batch, 1), batch))
+            return read(self._score(session, self._run(session, side, batch, 1), batch))
         own = examples is not None and examples.ndim == 2
         step = max(1, rows // (examples.shape[1] if own else len(batch)))
         if own or torch.is_grad_enabled() and masks.requires_grad:
-            return torch.cat([self._apart(session, side, masks[i:i + step], examples[i:i + step] if own else batch, read)
-                              for i in range(0, len(masks), step)])
+            return torch.cat([self._apart(session, side, masks[few], examples[few] if own else batch, read, None if at is None else at[few])
+                              for few in (slice(i, i + step) for i in range(0, len(masks), step))])
         tree = _Tree(self, session, side, batch, masks, at, step, read)
         found = None
         for members, values in tree.grow(tree.order(), 0, np.zeros(len(masks), dtype=np.int64), None):
@@ -94,12 +95,12 @@ class Passes:
             found[members] = values
         return found
 
-    def _apart(self, session: Session, side: Side, masks: torch.Tensor, of: Batch | np.ndarray, read) -> torch.Tensor:
+    def _apart(self, session: Session, side: Side, masks: torch.Tensor, of: Batch | np.ndarray, read, at) -> torch.Tensor:
         """Masks that share nothing: each from the first layer to the last, on a batch or (R, b) on prompts of its own."""
         own = isinstance(of, np.ndarray)
         batch = side.rows.batch(of) if own else of
-        mixture = self._mixture(session, side, batch, masks, list(self.components.slices), None)
-        said = self._score(self._run(session, side, batch, 1 if own else len(masks), mixture), batch)
+        mixture = self._mixture(session, side, batch, masks, list(self.components.slices), at)
+        said = self._score(session, self._run(session, side, batch, 1 if own else len(masks), mixture), batch)
         return read(said.reshape(len(masks), -1) if own else said)
 
     def _mixture(self, session: Session, side: Side, batch: Batch, masks: torch.Tensor, sites: list, at) -> Mixture | None:
@@ -109,7 +110,8 @@ class Passes:
         only = None
         if at is not None:
             row, positions = (x if batch.chosen is None else x[batch.chosen] for x in (batch.row, batch.positions))
-            only = at.to(positions.device)[:, row] == positions
+            at = at.to(positions.device) if batch.mask_of is None else at.to(positions.device).reshape(1, -1)
+            only = at[:, row] == positions
         return Mixture({key: masks[:, self.components.slices[key]] for key in sites}, values, batch.chosen, side.keys, batch.mask_of, only)
 
     def _run(self, session: Session, side: Side, batch: Batch, copies: int, mixture: Mixture | None = None,
@@ -119,16 +121,19 @@ class Passes:
         reads, words = batch.reads if last else batch.reads[:1], None
         if last and copies > 1:
             reads = (torch.arange(copies, device=reads.device)[:, None] * len(batch.tokens) + reads).flatten()
-        if last and self.two_words and session.can_pick:
+        if last and self._picks(session):
             words = batch.token[..., 0].repeat(copies, 1)
         out, _ = session.run(batch, copies, side.prefix, side.noise, mixture, None, reads, words, layers, stream)
         return out.unflatten(0, (copies, -1)) if last else out
 
-    def _score(self, logits: torch.Tensor, batch: Batch) -> Said:
+    def _picks(self, session: Session) -> bool:
+        return self.two_words and session.can_pick
+
+    def _score(self, session: Session, logits: torch.Tensor, batch: Batch) -> Said:
         """What logits (U, u, V) say of the answers, or those of the two answers alone (U, B, 2)."""
         precise = torch.promote_types(logits.dtype, torch.float32)
         tokens, whole = batch.token[..., 0].expand(len(logits), -1, -1), None
-        if self.two_words and logits.shape[-1] == 2:
+        if self._picks(session):
             return Said(logits.to(precise), tokens)
         answers = answer_log_prob(token_log_probs(logits, batch.index, batch.token), batch.token_valid, self.answer_rule)
         if self.reads_logits:
@@ -168,7 +173,7 @@ class _Tree:
         if last < len(self.by_layer):
             yield from self.grow(members, last, kind, out)
         else:
-            values = self.read(self.passes._score(out, self.batch))
+            values = self.read(self.passes._score(self.session, out, self.batch))
             members, kind = (torch.as_tensor(x, device=values.device) for x in (members, kind))
             yield members, values[kind]
 

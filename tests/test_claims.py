@@ -391,3 +391,15 @@ def test_it_does_not_matter_where_values_are_kept(lm, kind, corruption):
     again.effects(mask, examples=orders[0]).mean().backward()
     assert again.side().values is None or corruption == "zero"
     assert mask.grad.abs().sum() > 0
+
+
+def test_one_position_with_a_gradient_and_with_prompts_of_its_own(lm):
+    """`at` acts wherever effects are asked for."""
+    task = random_task(n=4, length=(6, 6), answers=(1, 2))
+    trace = Trace(lm, task, "residual")
+    masks, at = torch.tensor([[1.0, 0], [0, 1]], dtype=torch.float64), torch.tensor([[5, 4, 3, 5], [4, 4, 5, 5]])
+    plain = trace.effects(masks, at=at)
+    torch.testing.assert_close(trace.effects(masks.clone().requires_grad_(), at=at).detach(), plain, **NEAR)
+    own = np.array([[3, 0], [1, 2]])
+    found = trace.effects(masks, examples=own, at=at.gather(1, torch.as_tensor(own)))
+    torch.testing.assert_close(found, plain.gather(1, torch.as_tensor(own)), **NEAR)
