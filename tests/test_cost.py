@@ -27,7 +27,7 @@ def test_every_search_does_the_work_that_was_foretold():
         foretold = cost.rows_of(method, 4, [1, 2, 3], len(task.search), epochs=3)
         spent = front.selections[-1].forwards + front.selections[-1].backwards if front.selections else trace.work.forwards + trace.work.backwards
         assert spent <= foretold + 2 * len(trace), method
-        if not method.startswith("pgb"):
+        if not method.startswith(("pgb", "guided")):
             assert spent == foretold, method
 
 

@@ -1,0 +1,140 @@
+"""Guided search: gradients propose, exact effects decide.
+
+At a set H the gradient of the mean effect says, to first order, what each component would add and what each member is
+worth. A few additions, swaps and removals are taken from the top of that list and run exactly; the best set seen of each
+size is kept. A pair that acts only together has no gradient at the empty set, so the start is a ranking by integrated
+gradients, the mean gradient along the straight line from nothing to everything (Sundararajan et al. 2017), and later rounds
+also look at the gradient halfway from H to everything. The work is bounded by the number of budgets and does not
+grow with the number of components: a gradient covers all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from mctrace_nb.effects import Effects
+from mctrace_nb.errors import InputError
+from mctrace_nb.progress import bar
+from mctrace_nb.relax import finite
+
+START, A_BUDGET = 12, 14  # rows of work a prompt: for the start, and for each budget
+LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where gradients are taken between nothing and everything
+PROMPTS = 32  # a gradient is taken through so many at once
+
+Set = frozenset
+
+
+@dataclass
+class Guide:
+    """One guided search for the largest effect (sign 1) or the smallest (-1), at all sizes up to `most`.
+
+    adds, swaps: how many additions, and of members out and others in for swaps, are tried at a set; both grow when a
+    round finds nothing. known: the signed mean effect of every set that was run. best: the best of each size.
+    """
+
+    trace: Effects
+    most: int
+    sign: int = 1
+    adds: int = 4
+    swaps: int = 2
+    known: dict[Set, float] = field(default_factory=lambda: {Set(): 0.0})
+    best: dict[int, Set] = field(default_factory=lambda: {0: Set()})
+    spent: int = 0
+
+    def __post_init__(self):
+        self.n, self._gradients = len(self.trace.components), {}
+        self.allowed = START + A_BUDGET * self.most
+
+    # --- what is run ---
+
+    def consider(self, sets) -> bool:
+        """Runs those sets that are new, within what may be spent; whether any is the best of its size."""
+        new = [s for s in dict.fromkeys(map(Set, sets)) if 0 < len(s) <= self.most and s not in self.known]
+        new = new[:max(0, self.allowed - self.spent)]
+        if not new:
+            return False
+        self.spent += len(new)
+        found = finite(self.trace.effects(self.trace.components.masks([sorted(s) for s in new])).mean(-1), self.trace)
+        better = False
+        for chosen, effect in zip(new, (self.sign * found).tolist()):
+            self.known[chosen] = effect
+            if len(chosen) not in self.best or effect > self.known[self.best[len(chosen)]]:
+                self.best[len(chosen)], better = chosen, True
+        return better
+
+    def _gradient(self, masks: torch.Tensor) -> np.ndarray:
+        """(R, N) gradients of the signed mean effect, in batches of prompts, so that memory does not grow with their number."""
+        total, n = 0, len(self.trace)
+        for part in np.array_split(np.arange(n), -(-n // PROMPTS)):
+            leaf = masks.clone().requires_grad_()
+            effects = self.trace.effects(leaf, examples=part, scale="log")
+            total = total + torch.autograd.grad(effects.sum(), leaf)[0]
+        self.spent += 2 * len(masks)
+        return self.sign * (finite(total, self.trace) / n).cpu().numpy()
+
+    def gradient(self, chosen: Set, ahead: bool = False) -> np.ndarray | None:
+        """(N,) gradient at a set, or halfway from there to everything; None if nothing may be spent any more."""
+        if (chosen, ahead) not in self._gradients:
+            if self.allowed - self.spent < 2:
+                return None
+            mask = self.trace.components.masks([sorted(chosen)])
+            self._gradients[chosen, ahead] = self._gradient((1 + mask) / 2 if ahead else mask)[0]
+        return self._gradients[chosen, ahead]
+
+    # --- what is tried ---
+
+    def _ranked(self, gradient: np.ndarray, chosen: Set, inside: bool, many: int) -> list[int]:
+        """The members that seem worth least, or the others that seem to add most."""
+        order = np.argsort(gradient if inside else -gradient, kind="stable")
+        return [i for i in order.tolist() if (i in chosen) == inside][:many]
+
+    def grow(self, chosen: Set, ahead: bool = False) -> bool:
+        gradient = self.gradient(chosen, ahead)
+        return gradient is not None and self.consider(chosen | {i} for i in self._ranked(gradient, chosen, False, self.adds))
+
+    def swap(self, chosen: Set, ahead: bool = False) -> bool:
+        here, there = self.gradient(chosen), self.gradient(chosen, ahead)
+        return here is not None and there is not None and self.consider(
+            chosen - {j} | {i} for i in self._ranked(there, chosen, False, self.swaps)
+            for j in self._ranked(here, chosen, True, self.swaps))
+
+    def shrink(self, chosen: Set) -> bool:
+        gradient = self.gradient(chosen)
+        return gradient is not None and self.consider(chosen - {j} for j in self._ranked(gradient, chosen, True, self.adds))
+
+    def run(self, progress: bool = False) -> "Guide":
+        """Up through the sizes and down again; then rounds that look wider, until what may be spent is spent or all is tried."""
+        line = torch.tensor(LINE)[:, None].expand(-1, self.n)
+        order = np.argsort(-self._gradient(line).mean(0), kind="stable").tolist()
+        self.consider(order[:size] for size in range(1, self.most + 1))
+        with bar(what="guided", total=self.allowed, show=progress) as shown:
+            for size in range(1, self.most + 1):
+                self.grow(self.best[size - 1])
+                while self.swap(self.best[size]):
+                    pass
+                shown.update(self.spent - shown.n)
+            for size in range(self.most, 1, -1):
+                self.shrink(self.best[size])
+            while self.spent < self.allowed and max(self.adds, self.swaps) <= self.n:
+                before = dict(self.best)
+                for ahead in (True, False):
+                    for size in range(1, self.most + 1):
+                        self.grow(self.best[size - 1], ahead)
+                        self.swap(self.best[size], ahead)
+                    for size in range(self.most, 1, -1):
+                        self.shrink(self.best[size])
+                    shown.update(self.spent - shown.n)
+                if self.best == before:
+                    self.adds, self.swaps = self.adds + 2, self.swaps + 1
+        return self
+
+
+def guides(trace: Effects, most: int, direction: str, progress: bool = False) -> list[Guide]:
+    """The searches that a direction asks for: one, or for "abs" one each way. Raises InputError for a metric without a gradient."""
+    if not trace.metric.differentiable:
+        raise InputError(f"metric {trace.metric.name!r} has no gradient to guide a search; use 'log_odds', or method 'greedy'")
+    trace.check_memory(min(PROMPTS, len(trace)) * len(LINE))
+    return [Guide(trace, most, sign).run(progress) for sign in {"max": (1,), "min": (-1,), "abs": (1, -1)}[direction]]
