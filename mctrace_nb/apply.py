@@ -45,6 +45,8 @@ def apply(selection: Selection, lm: LanguageModel, counterfactual: str | Sequenc
     at every token, generated ones included, and takes any prompt. A selection may be applied to another model that has
     components of these names. The model is open to nothing else meanwhile, and afterwards bit for bit what it was.
 
+    `generate` needs its cache and reads the prompt in one piece (no `use_cache=False`, no `prefill_chunk_size`).
+
     Raises InputError for a selection without kinds (it was not made by a search) or with components that the model lacks,
     for noise and means (they belong to the prompts of a trace), and inside for a prompt that does not fit.
     """

@@ -14,8 +14,8 @@ from mctrace_nb import memory
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.models import DTYPES, skeleton
-from mctrace_nb.rows import Rows, lay_out
-from mctrace_nb.sides import CACHES, NEVER_RUN, batch_rows_for, corrupted_from
+from mctrace_nb.rows import SIDES, Rows, lay_out
+from mctrace_nb.sides import CACHES, NEVER_RUN, batch_rows_for, corrupted_from, one_prefix
 from mctrace_nb.tasks import Task
 
 # Working memory, fitted to peaks measured on GPT-2 and Llama shapes on the CPU. In units of one number for each token and
@@ -32,18 +32,19 @@ METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-log"
 @dataclass(frozen=True)
 class Shape:
     """The rows of a task. n: prompts. Of a prompt, on average: tokens run in every pass, chosen: those that interventions act
-    on, reads: logits that are read. prefix: most tokens that are run only once."""
+    on, reads: logits that are read. prefix: most tokens that are run only once; sides: for how many of the two runs."""
 
     n: int
     tokens: float
     chosen: float
     prefix: int
     reads: float
+    sides: int = 2
 
     @classmethod
-    def of(cls, rows: Rows) -> "Shape":
+    def of(cls, rows: Rows, one_prefix: bool) -> "Shape":
         n = len(rows)
-        return cls(n, len(rows.ids) / n, rows.chosen.sum().item() / n, max(map(len, rows.prefix)), len(rows.read_at) / n)
+        return cls(n, len(rows.ids) / n, rows.chosen.sum().item() / n, int(rows.prefix_lengths.max()), len(rows.read_at) / n, 2 - one_prefix)
 
 
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
@@ -113,7 +114,7 @@ class Memory:
         return cls(
             lm.name, device, where, weights, process=process,
             cache=0 if where == "recompute" else kept,
-            prefix=2 * shape.n * shape.prefix * 2 * lm.kv_heads * lm.head_width * layers * item,
+            prefix=shape.sides * shape.n * shape.prefix * 2 * lm.kv_heads * lm.head_width * layers * item,
             forward=int(max(batch_rows * shape.tokens * FORWARD * neurons * item, LOGITS * reads * words * 4) + batch
                         + LIBRARIES * (device.type == "cpu")),
             backward=int(graph_rows * shape.tokens * (BACKWARD * neurons * layers * item + 2 * sum(sizes.values()))
@@ -140,10 +141,11 @@ class Memory:
         free = memory.available(self.device)
         if self.run <= free:
             return
-        parts = {"cached values": self.cache, "forward pass": self.forward, "backward pass": self.backward}
+        parts = {"cached values": self.cache, "prefix": self.prefix, "forward pass": self.forward, "backward pass": self.backward}
         elsewhere = "cache='recompute'" if self.device.type == "cpu" else "cache='host' or 'recompute'"
         repair = {"cached values": f"{elsewhere}, positions='last', fewer prompts (n), or a kind with fewer values (head_output, "
                                    "mlp_block)",
+                  "prefix": "fewer prompts (n), or shorter ones",
                   "forward pass": "a smaller batch_rows, or shorter prompts",
                   "backward pass": "a smaller batch_size, fewer settings at once, or a method without gradients (greedy)"}
         most = max(parts, key=parts.get)
@@ -221,7 +223,9 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
         shape = Shape(n, tokens + answers, tokens, 0, 1 + answers)
     else:
         first = corrupted_from(task.search, corruption, noise_on)
-        shape = Shape.of(lay_out(task.search, "base", positions, first, torch.device("cpu")))
+        base, other = (lay_out(task.search, side, positions, first, torch.device("cpu"))
+                       for side in (SIDES if corruption == "counterfactual" else ("base", "base")))
+        shape = Shape.of(base, one_prefix(base, other, first, corruption))
     methods = [methods] if isinstance(methods, str) else list(methods)
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)

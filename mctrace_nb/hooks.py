@@ -52,6 +52,7 @@ def _through_the_door(kernel: str):
         else:
             inner = ALL_ATTENTION_FUNCTIONS[kernel]
         lies = _RUNNING.get() or Whole(len(query))
+        session.passed[layer] = session.passed.get(layer, 0) + 1
         session.keep("head_pattern", layer, tuple(x[0].transpose(0, 1) for x in (query, key)))  # (m, heads, head width)
         query, key, value = map(lies.split, (query, key, value))
         session.keep("keys", layer, (key, value))
@@ -86,7 +87,7 @@ for _kernel in KERNELS:
 class Session:
     """Opens a model for recording and mixing; `with Session(lm) as session: session.run(...)`.
 
-    autocast: the dtype ("bfloat16", "float16") in which matrix products are taken, None for the model's own.
+    autocast: the dtype (torch.bfloat16, torch.float16) in which matrix products are taken, None for the model's own.
     Raises InputError if the model is open already (nested or concurrent use of one model).
     """
 
@@ -97,6 +98,7 @@ class Session:
     def _clear(self) -> None:
         self.mixture = self.record = self.noise = self.reads = self.words = self._read = None
         self.before = [(None, None)] * len(self.lm.layers)  # keys and values of the prefix, a pair a layer
+        self.passed: dict[int, int] = {}  # how often each layer came through the door
 
     def __enter__(self) -> "Session":
         model = self.lm.model
@@ -235,6 +237,9 @@ class Session:
             with only(self.lm, first, last, stream) as above, self._precision():
                 # A mask of ones, so that no family looks for several prompts in one row by itself.
                 logits = self.lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False).logits
+            if self.passed != dict.fromkeys(range(first, last), 1):
+                raise InputError(f"{type(self.lm.model).__name__} does not call attention once in every layer (calls a layer: {self.passed}), so "
+                                 "its heads cannot be told apart; choose another model family")
             return (logits[0] if above is None else above.got), self.record
         finally:
             _RUNNING.reset(running)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Callable
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from mctrace_nb.errors import InputError, one_of
 
@@ -29,16 +30,9 @@ class Said:
     logits: torch.Tensor | None = None
     base: torch.Tensor | None = None
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Said":
-        return Said(*(None if x is None else change(x) for x in (self.answers, self.tokens, self.logits, self.base)))
-
-    def take(self, rows: torch.Tensor) -> "Said":
-        """Some rows of the first dimension."""
-        return self._each(lambda x: x.index_select(0, rows))
-
     def reshape(self, *shape: int) -> "Said":
         """The leading shape (1, R b) as another."""
-        return self._each(lambda x: x.reshape(*shape, *x.shape[2:]))
+        return Said(*(None if x is None else x.reshape(*shape, *x.shape[2:]) for x in (self.answers, self.tokens, self.logits, self.base)))
 
 
 @dataclass(frozen=True)
@@ -170,6 +164,7 @@ class _LogProbs(torch.autograd.Function):
         return logits.flatten(1).index_select(1, flat) - total.index_select(1, index)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         logits, total, index, flat = ctx.saved_tensors
         sums = torch.zeros_like(total).index_add_(1, index, gradient)

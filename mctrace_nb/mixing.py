@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.function import once_differentiable
 
 
 class Mix(torch.autograd.Function):
@@ -22,6 +23,7 @@ class Mix(torch.autograd.Function):
         return mixed if chosen is None else x.index_copy(1, chosen, mixed)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         part, other, weight, chosen = ctx.saved_tensors
         here = gradient if chosen is None else gradient.index_select(1, chosen)

@@ -8,6 +8,7 @@ prompts several lie side by side in one), puts the keys and values of the prefix
 from __future__ import annotations
 
 import torch
+from torch.autograd.function import once_differentiable
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mctrace_nb.errors import InputError
@@ -23,6 +24,7 @@ class _Reorder(torch.autograd.Function):
         return x.index_select(0, forth)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         back, real = ctx.saved_tensors
         found = gradient.index_select(0, back)

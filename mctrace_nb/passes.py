@@ -37,19 +37,42 @@ def alike(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first, kind
 
 
-def stage(masks: np.ndarray, by_layer: list[np.ndarray], start: int, kind: np.ndarray, worth: float) -> tuple[int, np.ndarray, np.ndarray]:
-    """Layers that masks (R, N) run together from `start` on. by_layer: the columns of each layer; kind: (R,) what tells the masks
-    apart already; worth: how much, in masks times layers, sharing must save for a pass of its own.
+class Host:
+    """Masks (R, N) on the host, for telling which are alike: only the columns in which they differ are looked at. touched: for each
+    (kind, layer) which masks act there; kind: (R,) equal for equal masks; order: one in which masks that agree in the lower
+    layers stand side by side. at: `(R, b)` positions, where masks act at one position each."""
 
-    Gives the layer before which to stop, a mask `(U,)` that stands for each kind there is by then, and the kind of every mask.
-    """
-    first, kind = np.unique(kind, return_index=True, return_inverse=True)[1:]
-    for layer in range(start, len(by_layer)):
-        first_here, here = alike(np.concatenate([kind[:, None], masks[:, by_layer[layer]].view(f"i{masks.itemsize}")], 1))
-        if layer > start and len(first_here) > len(first) and (len(masks) - len(first)) * (layer - start) >= worth:
-            return layer, first, kind
-        first, kind = first_here, here
-    return len(by_layer), first, kind
+    def __init__(self, masks: torch.Tensor, components: Components, at: torch.Tensor | None):
+        host, slices = masks.detach().cpu().numpy(), components.slices
+        differ = (host != host[0]).any(0)
+        self.touched = {key: host[:, where].any(1) for key, where in slices.items()}
+        place = None if at is None else alike(at.cpu().numpy())[1] + 1
+        self.by_layer = []
+        for layer in range(components.layers):
+            where = [slices[key] for key in slices if key[1] == layer]
+            columns = np.concatenate([w.start + np.flatnonzero(differ[w]) for w in where])
+            mine = host[:, columns].view(f"i{host.itemsize}")
+            if place is not None:  # masks that act at different positions are alike until they act
+                acts = np.any([self.touched[key] for key in slices if key[1] == layer], 0)
+                mine = np.concatenate([mine, (acts * place).astype(mine.dtype)[:, None]], 1)
+            self.by_layer.append(mine)
+        self.kind = alike(np.concatenate(self.by_layer, 1))[1]
+        self.order = np.argsort(self.kind, kind="stable")
+
+    def stage(self, members: np.ndarray, start: int, kind: np.ndarray, worth: float) -> tuple[int, np.ndarray, np.ndarray]:
+        """Layers that some masks run together from `start` on. kind: what tells the members apart already; worth: how much, in masks
+        times layers, sharing must save for a pass of its own.
+
+        Gives the layer before which to stop, a member `(U,)` that stands for each kind there is by then, and the kind of every member.
+        """
+        first, kind = np.unique(kind, return_index=True, return_inverse=True)[1:]
+        distinct = len(np.unique(self.kind[members]))
+        for layer in range(start, len(self.by_layer)):
+            first_here, here = alike(np.concatenate([kind[:, None], self.by_layer[layer][members]], 1))
+            if layer > start and len(first_here) > len(first) and (distinct - len(first)) * (layer - start) >= worth:
+                return layer, first, kind
+            first, kind = first_here, here
+        return len(self.by_layer), first, kind
 
 
 @dataclass(eq=False)
@@ -67,30 +90,26 @@ class Passes:
     base_logits: torch.Tensor | None = None
 
     def __post_init__(self):
-        slices = self.components.slices.items()
-        self.by_layer = [np.concatenate([np.arange(where.start, where.stop) for (_, at), where in slices if at == layer])
-                         for layer in range(self.components.layers)]
         size = sum(p.numel() for p in self.model.layers[0].block.parameters())
         self.worth = WORTH.get(self.model.device.type, WORTH["cuda"]) / size  # in layers times tokens
 
     def values(self, session: Session, side: Side, masks: torch.Tensor | None, examples: np.ndarray | None, rows: int,
-               read: Callable[[Said], torch.Tensor], at: torch.Tensor | None = None) -> torch.Tensor:
+               read: Callable[[Said], torch.Tensor], at: torch.Tensor | None = None, host: Host | None = None) -> torch.Tensor:
         """What `read` makes of what is said under masks `(R, N)`: (R, b); None is the run without intervention, R = 1.
 
         examples: numbers of the prompts, `(b,)` or with each mask's own `(R, b)`; None for all. rows: masks x prompts in one
-        forward pass. at: `(R, b)` positions.
+        forward pass. at: `(R, b)` positions. host: the masks on the host, where they may share layers.
         """
         batch = side.rows.batch(None if examples is None or examples.ndim == 2 else examples)
         if masks is None:
             return read(self._score(session, self._run(session, side, batch, 1), batch))
         own = examples is not None and examples.ndim == 2
         step = max(1, rows // (examples.shape[1] if own else len(batch)))
-        if own or torch.is_grad_enabled() and masks.requires_grad:
+        if host is None:
             return torch.cat([self._apart(session, side, masks[few], examples[few] if own else batch, read, None if at is None else at[few])
                               for few in (slice(i, i + step) for i in range(0, len(masks), step))])
-        tree = _Tree(self, session, side, batch, masks, at, step, read)
-        found = None
-        for members, values in tree.grow(tree.order(), 0, np.zeros(len(masks), dtype=np.int64), None):
+        tree, found = _Tree(self, session, side, batch, masks, at, host, step, read), None
+        for members, values in tree.grow(host.order, 0, np.zeros(len(masks), dtype=np.int64), None):
             found = values.new_empty(len(masks), *values.shape[1:]) if found is None else found
             found[members] = values
         return found
@@ -146,31 +165,22 @@ class _Tree:
     """Masks over one batch that share what they can, without a gradient. step: masks in one forward pass at most."""
 
     def __init__(self, passes: Passes, session: Session, side: Side, batch: Batch, masks: torch.Tensor, at: torch.Tensor | None,
-                 step: int, read):
+                 host: Host, step: int, read):
         self.passes, self.session, self.side, self.batch, self.step, self.read = passes, session, side, batch, step, read
-        self.masks, self.at, self.host, self.by_layer = masks, at, masks.cpu().numpy(), passes.by_layer
+        self.masks, self.at, self.host, self.layers = masks, at, host, passes.components.layers
         self.worth = passes.worth / len(batch.tokens) if can_skip(passes.model) else math.inf
-        if at is not None:  # masks that act at different positions are alike until they act
-            _, place = alike(at.cpu().numpy())
-            acts = np.stack([self.host[:, columns].any(1) * (place + 1) for columns in self.by_layer], 1).astype(self.host.dtype)
-            self.by_layer = [np.append(columns, masks.shape[1] + i) for i, columns in enumerate(self.by_layer)]
-            self.host = np.concatenate([self.host, acts], 1)
-
-    def order(self) -> np.ndarray:
-        """The masks in an order in which those that agree in the lower layers stand side by side."""
-        return np.argsort(alike(self.host[:, np.concatenate(self.by_layer)])[1], kind="stable")
 
     def grow(self, members: np.ndarray, layer: int, parent: np.ndarray, stream: torch.Tensor | None) -> Iterator[tuple]:
         """Runs some masks from a layer on; parent: for each the copy in `stream` that it goes on from. Gives numbers of masks, and
         the values of each."""
-        last, some, kind = stage(self.host[members], self.by_layer, layer, parent, self.worth)
+        last, some, kind = self.host.stage(members, layer, parent, self.worth)
         parts = math.ceil(len(some) / self.step)
         if parts > 1:
             for part in np.array_split(np.arange(len(members)), parts):
                 yield from self.grow(members[part], layer, parent[part], stream)
             return
         out = self._stage(members[some], layer, last, parent[some], stream)
-        if last < len(self.by_layer):
+        if last < self.layers:
             yield from self.grow(members, last, kind, out)
         else:
             values = self.read(self.passes._score(self.session, out, self.batch))
@@ -178,8 +188,8 @@ class _Tree:
             yield members, values[kind]
 
     def _stage(self, masks: np.ndarray, first: int, last: int, parent: np.ndarray, stream: torch.Tensor | None) -> torch.Tensor:
-        slices, where = self.passes.components.slices, torch.as_tensor(masks)
-        touched = [key for key, columns in slices.items() if first <= key[1] < last and self.host[masks, columns].any()]
+        where = torch.as_tensor(masks)
+        touched = [key for key, acts in self.host.touched.items() if first <= key[1] < last and acts[masks].any()]
         mixture = self.passes._mixture(self.session, self.side, self.batch, self.masks[where.to(self.masks.device)], touched,
                                        None if self.at is None else self.at[where.to(self.at.device)])
         if stream is not None:

@@ -48,12 +48,13 @@ class Batch:
     tokens: (m,) where they stand in the side's tokens. ids, positions: (m,). row: (m,) which of the B each belongs to.
     chosen: (c,) which of the m tokens interventions act on, None for all; kept: (c,) where those stand among the side's
     chosen tokens. mask_of: (m,) which mask each token runs under, where the masks have examples of their own, else None.
-    examples: (B,). width T; side_by_side: how many prompts share a row in attention, where they are short; slots: (B T,) the token in each place of a padded row, a row's first token where there is none,
-    and real: which places have one; places: (m,) the place of each token; all three None where no row needs padding.
+    examples: (B,). width T; side_by_side: how many prompts share a row in attention, where they are short; prefix P: the most
+    tokens before a suffix. slots: (B T,) the token in each place of a padded row, a row's first token where there is none, and
+    real: which places have one; places: (m,) the place of each token; all three None where no row needs padding.
     query, key: (B, T) and (B, P + T) positions, and allowed: (B, 1, T, P + T) which keys exist for a query, None where the
     model's own causal mask says it all. reads: (u,) the tokens whose logits are needed; first: (B,) which read is that of
     the token after the prompt; index, token, token_valid: (B, 2, L) for each token of target and foil the read it comes
-    from and its id.
+    from and its id. on_host: examples, tokens and kept once more, as arrays.
     """
 
     tokens: torch.Tensor
@@ -118,6 +119,15 @@ class Rows:
     def _everything(self) -> Batch:
         return self._batch(np.arange(len(self)))
 
+    @cached_property
+    def prefix_lengths(self) -> np.ndarray:
+        return np.array([len(p) for p in self.prefix])
+
+    @cached_property
+    def _number(self) -> np.ndarray:
+        """(M,) of each chosen token its number among them."""
+        return np.cumsum(self.chosen) - 1
+
     def _batch(self, examples: np.ndarray) -> Batch:
         masks, examples = (len(examples) if examples.ndim == 2 else None), examples.reshape(-1)
         lengths, reads = np.diff(self.start)[examples], np.diff(self.read_start)[examples]
@@ -125,14 +135,13 @@ class Rows:
         offset, width = np.cumsum(lengths) - lengths, int(lengths.max())
         row = np.repeat(np.arange(len(examples)), lengths)
         chosen = self.chosen[tokens]
-        number = np.cumsum(self.chosen) - 1  # of each chosen token among them
         read, _ = _ranges(self.read_start[examples], reads)
         first = np.cumsum(reads) - reads
         at = np.arange(width)
         real = at < lengths[:, None]  # (B, T)
         slots = offset[:, None] + np.where(real, at, 0)
         even = bool(real.all())
-        prefix = np.array([len(self.prefix[e]) for e in examples])
+        prefix = self.prefix_lengths[examples]
         side_by_side = next(g for g in (8, 4, 2, 1) if g == 1 or g * width <= SHORT and len(examples) % g == 0)
         plain = side_by_side == 1 and not prefix.any() and not self.branch[tokens].any()
         query = key = allowed = None
@@ -149,13 +158,13 @@ class Rows:
 
         return Batch(
             put(tokens), put(self.ids[tokens]), put(self.positions[tokens]), put(row),
-            None if chosen.all() else put(chosen.nonzero()[0]), put(number[tokens[chosen]]),
+            None if chosen.all() else put(chosen.nonzero()[0]), put(self._number[tokens[chosen]]),
             None if masks is None else put(row // (len(examples) // masks)), put(examples), width, side_by_side,
             None if even else put(slots.reshape(-1)), None if even else put(real.reshape(-1)),
             None if even else put(row * width + local), int(prefix.max()), put(query), put(key), put(allowed),
             put(np.repeat(offset, reads) + self.read_at[read]), put(first),
             put(first[:, None, None] + self.index[examples]), put(self.token[examples]), put(self.token_valid[examples]),
-            (examples, tokens, number[tokens[chosen]]))
+            (examples, tokens, self._number[tokens[chosen]]))
 
 
 def _ranges(start: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Sequence
 
 import numpy as np
@@ -53,6 +54,12 @@ class Side:
     source: "Side | None" = None
 
 
+def one_prefix(base: Rows, other: Rows, first: list[int], corruption: str) -> bool:
+    """Whether both runs have the same prefixes: first, where they can differ, is not before a suffix, or there is no other run."""
+    same = base.prefix == other.prefix and all(length <= at for length, at in zip(base.prefix_lengths, first))
+    return same or corruption in NEVER_RUN
+
+
 def batch_rows_for(width: int, tokens: float) -> int:
     """Rows of one forward pass, from the tokens that each runs: about 2**19 numbers in a residual stream, the fastest measured
     on two cores."""
@@ -86,6 +93,7 @@ class Sides:
     autocast: torch.dtype | None = None
     _made: dict = field(default_factory=dict)
     _rows: dict = field(default_factory=dict)
+    _prefixes: dict = field(default_factory=dict)
 
     def __post_init__(self):
         kinds = self.components.kinds
@@ -126,6 +134,12 @@ class Sides:
             mine.source = other
         return self._made[reverse]
 
+    @cached_property
+    def one_prefix(self) -> bool:
+        """Whether one set of keys and values serves both runs."""
+        return one_prefix(self.rows(False), self.rows(True), corrupted_from(self.examples, self.corruption, self.noise_on), self.corruption)
+
+    @cached_property
     def _noise(self) -> torch.Tensor:
         """Noise on the embeddings of subjects or whole prompts, (n, longest prompt, width); one draw per prompt from the seed."""
         longest = max(len(e.base) for e in self.examples)
@@ -140,8 +154,11 @@ class Sides:
 
     def _prepare(self, session: Session, corrupted: bool) -> Side:
         rows = self.rows(corrupted)
-        noise = self._noise() if corrupted and self.corruption == "noise" else None
-        return Side(rows, noise, session.prefixes(rows, noise, self.batch_rows))
+        noise = self._noise if corrupted and self.corruption == "noise" else None
+        own = corrupted and not self.one_prefix
+        if own not in self._prefixes:
+            self._prefixes[own] = session.prefixes(rows, noise, self.batch_rows)
+        return Side(rows, noise, self._prefixes[own])
 
     def _recorded(self, session: Session, other: Side, batch: Batch) -> dict:
         """What the other run says on some examples, as `Mixture` wants it."""

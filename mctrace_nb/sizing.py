@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mctrace_nb.components import KINDS
-from mctrace_nb.cost import LIBRARIES, Cost, Memory, Shape, estimate, seconds_for
+from mctrace_nb.cost import LIBRARIES, Cost, Memory, estimate, seconds_for
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.models import DTYPES, skeleton
 from mctrace_nb.plots import INK, LINES, Figure, _canvas
@@ -94,7 +94,7 @@ def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 
     import pandas as pd
 
     trace.prepare()
-    shape, lm, n = Shape.of(trace.side().rows), trace.model, len(trace)
+    shape, lm, n = trace.shape, trace.model, len(trace)
     generator = torch.Generator().manual_seed(seed)
     trace.effects(torch.zeros(1, len(trace.components)))  # the first call of anything is slower
     found = []

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mctrace_nb.components import Components
+from mctrace_nb.contract import check_contract
 from mctrace_nb.cost import Memory, Shape
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
@@ -18,7 +19,7 @@ from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.memory import keep_freed_memory
 from mctrace_nb.metrics import ANSWER_RULES, Metric, Said, get_metric, relative
-from mctrace_nb.passes import Passes
+from mctrace_nb.passes import Host, Passes
 from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sides, Work
 from mctrace_nb.tasks import Task
 
@@ -77,6 +78,7 @@ class Trace(Effects):
         self._check_words()
         self._check_first_tokens()
         self._contrast = self._cohorts() if self.metric.between_cohorts else None
+        check_contract(model)
         keep_freed_memory()
         self.work = Work()
         lengths = [max(len(e.base), len(e.counterfactual)) + max(len(e.target), len(e.foil)) for e in self.examples]
@@ -154,9 +156,14 @@ class Trace(Effects):
         """The run that is intervened on with the values that are put in, or (reverse) the other way round."""
         return self._sides[reverse != (self.direction == "restore")]
 
+    @cached_property
+    def shape(self) -> Shape:
+        """The tokens of its rows, for estimates; nothing is run."""
+        return Shape.of(self._sides.rows(self.direction == "restore"), self._sides.one_prefix)
+
     def check_memory(self, rows: int = 0) -> None:
         """Raises InputError if this trace does not fit into memory, with a gradient through so many masks x prompts."""
-        Memory.of(self.model, self.components.kinds, Shape.of(self.side().rows), self.corruption, self.cache, self.batch_rows,
+        Memory.of(self.model, self.components.kinds, self.shape, self.corruption, self.cache, self.batch_rows,
                   rows).check()
 
     def prepare(self) -> None:
@@ -179,10 +186,11 @@ class Trace(Effects):
         cuts = math.ceil(b / min(b, prompts, self.batch_rows))
         parts = [examples] if cuts == 1 else np.array_split(np.arange(len(self)) if examples is None else examples, cuts, -1)
         positions = [at] * cuts if at is None or cuts == 1 else at.tensor_split(cuts, 1)
+        host = Host(masks, self.components, at) if many else None
         with Session(self.model, self.autocast) as session, torch.set_grad_enabled(needs_gradient):
             values, start = None, 0
             for part, where in zip(parts, positions):
-                found = self._passes.values(session, side, masks, part, self.batch_rows, read or self.metric.value, where)
+                found = self._passes.values(session, side, masks, part, self.batch_rows, read or self.metric.value, where, host)
                 if cuts == 1 or needs_gradient:
                     values = found if values is None else torch.cat([values, found], 1)
                     continue
@@ -207,8 +215,8 @@ class Trace(Effects):
         if isinstance(masks, str) or (isinstance(masks, (list, tuple)) and all(isinstance(x, str) for x in masks)):
             masks = self.components.mask(masks)
         masks = torch.as_tensor(masks)
-        masks = masks.to(self.model.device, masks.dtype if masks.is_floating_point() else torch.float32)
-        if masks.ndim not in (1, 2) or masks.shape[-1] != n:
+        masks = masks.to(self.model.device, torch.promote_types(masks.dtype, torch.float32) if masks.is_floating_point() else torch.float32)
+        if masks.ndim not in (1, 2) or masks.shape[-1] != n or not len(masks):
             raise InputError(f"mask has shape {tuple(masks.shape)}, this trace has {n} components; give ({n},) or (R, {n})")
         if masks.requires_grad and masks.device.type != "cpu":  # to look would make the GPU wait, in every step of a search
             return masks
@@ -216,6 +224,16 @@ class Trace(Effects):
         if not bool(((values >= 0) & (values <= 1)).all()):
             raise InputError(f"mask values must lie in [0, 1], found {values.min().item():.3g} to {values.max().item():.3g}")
         return masks
+
+    def _as_examples(self, examples, masks: int) -> np.ndarray:
+        """Numbers of prompts as an array on the host, (b,) or (R, b), where passes are laid out."""
+        found = np.asarray(examples.cpu() if isinstance(examples, torch.Tensor) else examples)
+        if found.ndim not in (1, 2) or not found.size or found.dtype.kind not in "iu" or not 0 <= found.min() <= found.max() < len(self):
+            raise InputError(f"examples={examples!r} must be numbers of the trace's {len(self)} prompts, counted from 0: (b,), or (R, b) "
+                             "with each mask's own")
+        if found.ndim == 2 and len(found) != masks:
+            raise InputError(f"examples has {len(found)} rows for {masks} masks; give one row for each, or (b,) for all")
+        return found
 
     def _effect(self, values: torch.Tensor, examples: np.ndarray | None, scale: str | None) -> torch.Tensor:
         """Metric values (..., b) -> effects on a scale; for a gap between cohorts, contributions to it."""
@@ -241,9 +259,11 @@ class Trace(Effects):
         masks = self._as_masks(masks)
         if at is not None and self.positions != "all":
             raise InputError(f"at=... needs a trace with positions='all', this one has {self.positions!r}: what lies before is not run")
-        if examples is not None:
-            examples = np.asarray(examples.cpu() if isinstance(examples, torch.Tensor) else examples)
         rows = masks if masks.ndim == 2 else masks[None]
+        examples = None if examples is None else self._as_examples(examples, len(rows))
+        b = len(self) if examples is None else examples.shape[-1]
+        if at is not None and at.shape != (len(rows), b):
+            raise InputError(f"at has shape {tuple(at.shape)}; give a position for each of {len(rows)} masks and {b} prompts, ({len(rows)}, {b})")
         found = self._effect(self._values(rows, examples, reverse, at), examples, scale)
         return found if masks.ndim == 2 else found[0]
 

@@ -225,3 +225,37 @@ def test_a_family_outside_the_registry_is_refused_by_name():
     model = GPTJForCausalLM(GPTJConfig(vocab_size=8, n_embd=8, n_layer=1, n_head=2, rotary_dim=4))
     with pytest.raises(InputError, match="GPTJForCausalLM does not use transformers' attention registry"):
         wrap_model(model, None)
+
+
+@pytest.mark.parametrize("examples, message", [([], "must be numbers of the trace's 5 prompts"), ([-1], "must be numbers"), ([5], "must be numbers"),
+                                               ([0.5], "must be numbers"), ([True, False], "must be numbers"),
+                                               ([[0, 1], [1, 2], [2, 3]], "examples has 3 rows for 2 masks")])
+def test_numbers_of_prompts_are_checked(lm, examples, message):
+    with pytest.raises(InputError, match=message):
+        Trace(lm, random_task(), "head_output").effects(torch.rand(2, 4), examples=examples)
+
+
+def test_positions_of_masks_are_checked(lm):
+    trace = Trace(lm, random_task(), "residual")
+    for at in (torch.tensor([3, 3]), torch.full((1, 5), 3), torch.full((2, 4), 3)):
+        with pytest.raises(InputError, match=r"give a position for each of 2 masks and 5 prompts, \(2, 5\)"):
+            trace.effects(torch.eye(2), at=at)
+    with pytest.raises(InputError, match="at has shape"):
+        trace.effects(torch.eye(2), examples=[3, 4], at=torch.full((2, 5), 3))
+    with pytest.raises(InputError, match=r"mask has shape \(0, 2\)"):
+        trace.effects(torch.zeros(0, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masks_of_half_precision_are_taken(lm, dtype):
+    trace = Trace(lm, random_task(), "head_output")
+    torch.testing.assert_close(trace.effects(torch.eye(4, dtype=dtype)), trace.effects(torch.eye(4)))
+
+
+def test_a_second_derivative_is_refused(lm):
+    """The kit's own backward passes give first derivatives; torch says so, rather than giving wrong second ones."""
+    trace = Trace(lm, random_task(), "mlp_block", corruption="zero")
+    mask = torch.full((2,), 0.5, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(trace.effects(mask).mean(), mask, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(first.sum(), mask)

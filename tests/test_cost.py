@@ -123,3 +123,27 @@ def test_estimate_refuses_what_it_does_not_know():
             mct.estimate("tutorial", **options)
     with pytest.raises(mct.InputError, match="no config.json"):
         mct.estimate("/nowhere/model")
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_run(monkeypatch):
+    lm, task = tiny_gpt2(), random_task(n=6)
+    Trace(lm, task, "head_output")  # the model's contract is checked once
+    monkeypatch.setattr(memory, "available", lambda device: 0)
+    monkeypatch.setattr("mctrace_nb.hooks.Session.run", lambda *args, **more: pytest.fail("ran before it was refused"))
+    with pytest.raises(mct.InputError, match="are free on cpu"):
+        Trace(lm, task, "head_output")
+
+
+@pytest.mark.parametrize("corruption, positions, prefixes", [("counterfactual", "all", 1), ("zero", "last", 1), ("counterfactual", "last", 2)])
+def test_a_prefix_that_serves_both_runs_is_computed_once(monkeypatch, corruption, positions, prefixes):
+    from mctrace_nb.hooks import Session
+
+    calls, run = [], Session.prefixes
+    monkeypatch.setattr(Session, "prefixes", lambda self, *args: (calls.append(1), run(self, *args))[1])
+    lm, task = tiny_gpt2(), random_task(n=4, length=(6, 6))
+    trace = Trace(lm, task, "head_output", corruption=corruption, positions=positions)
+    trace.total_effects()
+    assert len(calls) - 1 == prefixes  # one more was run to check the model's contract
+    size = sum({x.data_ptr(): 8 * x.numel() for side in trace._sides._made.values() for pair in side.prefix for x in pair}.values())
+    expected = mct.estimate(lm, task, "head_output", corruption=corruption, positions=positions).memory.prefix
+    assert size == expected if prefixes == 1 else size <= expected

@@ -306,3 +306,28 @@ def test_flags_come_back_on_offloaded_models_after_an_error(placed):
     handle.remove()
     assert any(before) and before == [p.requires_grad for _, p in other.model.named_parameters(remove_duplicate=False)]
     trace.effects(torch.ones(len(trace.components)))
+
+
+# --- families that do not mean by a row of tokens what the kit means ---
+
+@pytest.mark.parametrize("family, message", [("diffllama", "does not call attention once in every layer .calls a layer: {0: 2, 1: 2}"),
+                                             ("doge", "does not treat its tokens one by one outside of attention")])
+def test_families_that_would_be_traced_wrongly_are_refused(family, message):
+    """DiffLlama calls attention twice a layer: without the refusal its base values are off by whole nats, and nothing shows it."""
+    lm = mct.random_model(family)
+    with pytest.raises(mct.InputError, match=message):
+        mct.Trace(lm, mct.load_task("professions", lm, n=8), "head_output")
+    assert lm.model.config._attn_implementation in ("sdpa", "eager")
+
+
+def test_packed_prompts_must_give_what_each_gives_alone(monkeypatch):
+    """A model in which tokens see their neighbours in the row, as a convolution would: the check notices."""
+    from mctrace_nb import contract
+
+    lm = mct.random_model("llama")
+    handle = lm.layers[0].mlp.register_forward_hook(lambda _, __, out: out + 0.5 * out.roll(1, 1))
+    with pytest.raises(mct.InputError, match="LlamaForCausalLM cannot be traced: packed into one row"):
+        mct.Trace(lm, mct.load_task("professions", lm, n=8), "head_output")
+    handle.remove()
+    mct.Trace(lm, mct.load_task("professions", lm, n=8), "head_output")
+    assert lm.model in contract._KEPT

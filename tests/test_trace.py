@@ -49,7 +49,7 @@ def plain_values(trace, side="base"):
 
 @pytest.mark.parametrize("answers", [(1, 1), (1, 4)])
 def test_padded_batches_equal_single_prompts(lm, answers):
-    """Prefixes are padded on the left, suffixes on the right; neither may change a number."""
+    """Prefixes and suffixes are padded on the right; neither may change a number."""
     trace = Trace(lm, random_task(n=7, length=(3, 12), answers=answers), "head_output")
     with torch.no_grad():
         torch.testing.assert_close(trace.base_values, plain_values(trace), **NEAR)
