@@ -43,7 +43,7 @@ def measure(quick: bool) -> Iterator[dict]:
 
         apart = float((unshared(singles) - trace.effects(singles)).abs().max())
         shared, whole, greedy, greedy_whole = medians(
-            2 if quick else 5, lambda: trace.effects(singles), lambda: unshared(singles),
+            2 if quick or bar is None else 5, lambda: trace.effects(singles), lambda: unshared(singles),
             lambda: trace.effects(torch.maximum(singles, chosen)), lambda: unshared(torch.maximum(singles, chosen)))
         yield dict(name=f"all {n} single heads, {what} / so many forwards of the stock model", value=shared / (stock * passes_needed),
                    bar=None if quick else bar)  # in a small model passes over few tokens weigh more

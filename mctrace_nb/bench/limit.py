@@ -48,7 +48,8 @@ class Group:
                 self.mask[r, 0, at:at + n, behind:behind + p] = True
                 cache = DynamicCache()
                 with torch.no_grad():
-                    lm.model(torch.tensor([rows.prefix[e]], device=lm.device), past_key_values=cache, use_cache=True)
+                    ids = torch.tensor([rows.prefix[e]], device=lm.device)
+                    lm.model(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
                 for mine, layer in zip(self.past, cache.layers):
                     for whole, x in zip(mine, (layer.keys, layer.values)):
                         whole[r, :, behind:behind + p] = x[0]

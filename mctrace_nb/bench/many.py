@@ -21,7 +21,7 @@ from mctrace_nb.widgets import LambdaExplorer
 def measure(quick: bool) -> Iterator[dict]:
     """Masks together against one by one and against the stock model; all subsets; 16 settings at once; a slider."""
     lm, repeats = load_model("tutorial", device="cpu"), 3 if quick else 7
-    traces = {b: Trace(lm, load_task(b, lm, 64), "head_output") for b in (BEHAVIOURS[:2] if quick else BEHAVIOURS)}
+    traces = {b: Trace(lm, load_task(b, lm, 64), "head_output") for b in (BEHAVIOURS[1:2] if quick else BEHAVIOURS)}
     n, generator = len(lm.layers) * lm.heads, torch.Generator().manual_seed(0)
     every = [s for size in range(n + 1) for s in combinations(range(n), size)]
     took = {b: medians(1, lambda trace=trace: mean_effects(trace, every, len(every)))[0] for b, trace in traces.items()}
