@@ -40,7 +40,8 @@ def check_contract(lm: LanguageModel) -> None:
                 for token in range(rows.start[i], rows.start[i + 1]):
                     answer = ((), e.target, e.foil)[rows.branch[token]]
                     ids = (*e.base, *answer)[:rows.positions[token] + 1]
-                    alone.append(lm.model(input_ids=torch.tensor([ids], device=lm.device)).logits[0, -1])
+                    ids = torch.tensor([ids], device=lm.device)
+                    alone.append(lm.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -1])
     except InputError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
