@@ -6,6 +6,7 @@ import torch
 
 import mctrace_nb as mct
 from mctrace_nb.check import expect, graded
+from mctrace_nb.contract import check_contract
 
 
 def violations(lm, task):
@@ -43,6 +44,7 @@ SOLUTIONS = (violations, fitting)
 
 def _drifting(lm):
     """A model that says something else at every call: each call makes the embeddings a little larger."""
+    check_contract(lm)  # the kit looks once, while it is still sound
     calls = []
 
     def grow(module, args, output):
@@ -55,6 +57,7 @@ def _drifting(lm):
 
 def _leaking(lm):
     """A model in which a token hears of the one before it by another way than attention, as in token-shift and convolutions."""
+    check_contract(lm)
     for layer in lm.layers:
         layer.block.register_forward_hook(lambda module, args, output: output + 0.5 * output.roll(1, 1))
     return lm
