@@ -26,6 +26,8 @@ LIBRARIES = 60 << 20  # bytes of the matrix library's own buffers on the CPU
 SECONDS_A_LAYER = 4e-4  # what a layer costs in a pass over hardly any tokens, measured on two cores
 ATTAINED = 0.6  # share of the matrix library's speed that a whole model reaches, measured on GPT-2 small
 RANDOM_DRAWS = 100
+GUIDED_LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where guided search takes gradients between nothing and everything
+GUIDED_PROMPTS = 32  # which it takes through so many prompts at once
 METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-log")
 
 
@@ -47,11 +49,16 @@ class Shape:
         return cls(n, len(rows.ids) / n, rows.chosen.sum().item() / n, int(rows.prefix_lengths.max()), len(rows.read_at) / n, 2 - one_prefix)
 
 
+def guided_rows(most: int) -> int:
+    """What guided search may spend at most, in rows a prompt: for its start, and for each budget up to `most`."""
+    return 12 + 14 * most
+
+
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
     """Rows forwarded and back-propagated by a search (masks x prompts); for pgb and guided at most so many, for they may stop early."""
     last = max(budgets)
     return n * {"exhaustive": sum(math.comb(components, b) for b in budgets),
-                "greedy": sum(components - s for s in range(min(last, components))), "guided": 12 + 14 * last, "top-k": components + len(budgets),
+                "greedy": sum(components - s for s in range(min(last, components))), "guided": guided_rows(last), "top-k": components + len(budgets),
                 "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs}[method]
 
 
@@ -229,7 +236,7 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     methods = [methods] if isinstance(methods, str) else list(methods)
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)
-    graph_rows = max(min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods), 5 * min(32, shape.n) * ("guided" in methods))
+    graph_rows = max(min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods), len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods))
     total = sum(work.values()) + 2 * shape.n
     sharing = sum(work.get(m, 0) for m in ("exhaustive", "greedy", "top-k"))
     passes = math.ceil(total / rows_at_once)

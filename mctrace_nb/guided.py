@@ -15,14 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from mctrace_nb.cost import GUIDED_LINE, GUIDED_PROMPTS, guided_rows
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
 from mctrace_nb.relax import finite
-
-START, A_BUDGET = 12, 14  # rows of work a prompt: for the start, and for each budget
-LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where gradients are taken between nothing and everything
-PROMPTS = 32  # a gradient is taken through so many at once
 
 Set = frozenset
 
@@ -46,7 +43,7 @@ class Guide:
 
     def __post_init__(self):
         self.n, self._gradients = len(self.trace.components), {}
-        self.allowed = START + A_BUDGET * self.most
+        self.allowed = guided_rows(self.most)
 
     # --- what is run ---
 
@@ -68,7 +65,7 @@ class Guide:
     def _gradient(self, masks: torch.Tensor) -> np.ndarray:
         """(R, N) gradients of the signed mean effect, in batches of prompts, so that memory does not grow with their number."""
         total, n = 0, len(self.trace)
-        for part in np.array_split(np.arange(n), -(-n // PROMPTS)):
+        for part in np.array_split(np.arange(n), -(-n // GUIDED_PROMPTS)):
             leaf = masks.clone().requires_grad_()
             effects = self.trace.effects(leaf, examples=part, scale="log")
             total = total + torch.autograd.grad(effects.sum(), leaf)[0]
@@ -107,7 +104,7 @@ class Guide:
 
     def run(self, progress: bool = False) -> "Guide":
         """Up through the sizes and down again; then rounds that look wider, until what may be spent is spent or all is tried."""
-        line = torch.tensor(LINE)[:, None].expand(-1, self.n)
+        line = torch.tensor(GUIDED_LINE)[:, None].expand(-1, self.n)
         order = np.argsort(-self._gradient(line).mean(0), kind="stable").tolist()
         self.consider(order[:size] for size in range(1, self.most + 1))
         with bar(what="guided", total=self.allowed, show=progress) as shown:
@@ -136,5 +133,5 @@ def guides(trace: Effects, most: int, direction: str, progress: bool = False) ->
     """The searches that a direction asks for: one, or for "abs" one each way. Raises InputError for a metric without a gradient."""
     if not trace.metric.differentiable:
         raise InputError(f"metric {trace.metric.name!r} has no gradient to guide a search; use 'log_odds', or method 'greedy'")
-    trace.check_memory(min(PROMPTS, len(trace)) * len(LINE))
+    trace.check_memory(min(GUIDED_PROMPTS, len(trace)) * len(GUIDED_LINE))
     return [Guide(trace, most, sign).run(progress) for sign in {"max": (1,), "min": (-1,), "abs": (1, -1)}[direction]]

@@ -259,7 +259,7 @@ class Session:
             part = which[start:start + batch_rows]
             numbers = range(start, start + len(part))
             batch = before.batch(np.array(numbers))
-            _, recorded = self.run(batch, noise=noise, record=sites, reads=batch.reads[:1])
+            _, recorded = self.run(batch, noise=noise, record=sites, reads=batch.reads[:0])
             for site, pair in recorded.items():
                 if site not in kept:
                     kept[site] = tuple(x.new_zeros(len(rows), x.shape[1], longest, x.shape[3]) for x in pair)

@@ -137,7 +137,7 @@ class Passes:
              layers: tuple[int, int] | None = None, stream: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of the reads, (copies, u, V or 2), or the stream that comes out below the last layer."""
         last = layers is None or layers[1] == self.components.layers
-        reads, words = batch.reads if last else batch.reads[:1], None
+        reads, words = batch.reads if last else batch.reads[:0], None
         if last and copies > 1:
             reads = (torch.arange(copies, device=reads.device)[:, None] * len(batch.tokens) + reads).flatten()
         if last and self._picks(session):

@@ -123,7 +123,7 @@ def measure(quick: bool) -> Iterator[dict]:
     best = min(zip(took, ways))[1]
     print("  stock model, seconds a step: " + ", ".join(f"{name} {t:.3f}" for name, t in zip(ways, took)) + f"; {len(rows.ids)} tokens, "
           f"{len(rows.read_at)} logits")
-    found, limits, parts = {kind: [] for kind in KINDS}, [], {"forward": [], "backward": [], "kit forward": [], "kit backward": []}
+    found, parts = {kind: [] for kind in KINDS}, {"forward": [], "backward": [], "kit forward": [], "kit backward": []}
     for kind, trace in traces.items():
         trace.prepare()
         relax(trace, [Settings(seed=None)], 1, 32, progress=False)
@@ -133,7 +133,6 @@ def measure(quick: bool) -> Iterator[dict]:
             start = now()
             relax(trace, [Settings(seed=None)], 1, 32, progress=False)
             found[kind].append((now() - start) / (there + back))
-            limits.append(there + back)
             parts["forward"].append(there), parts["backward"].append(back)
         mask = torch.full((len(some.components),), 0.5, requires_grad=True)
         start = now()
