@@ -9,47 +9,20 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Callable, Iterable, Iterator
 
 import numpy as np
 
+from mctrace_nb.counting import Clock, mean_effects
 from mctrace_nb.effects import NO_COUNTERFACTUAL, Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.guided import guides
 from mctrace_nb.progress import bar
-from mctrace_nb.relax import evaluate_epochs, finite, relax, selection_at, settings_grid
+from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
 from mctrace_nb.results import SCORE, Front, Selection
 
 MOST_SETS = 2_000_000
-MASK_NUMBERS = 1 << 24  # in the masks of one call
-
-
-def mean_effects(trace: Effects, sets: Iterable[tuple[int, ...]], total: int, progress: bool = False,
-                 what: str = "sets") -> np.ndarray:
-    """Mean effect of each set of component numbers, `(total,)`; as many at once as their masks have room for, since sets that agree
-    in the lower layers share them."""
-    step = max(1, min(4096, MASK_NUMBERS // len(trace.components)))
-    found, sets = [], iter(sets)
-    with bar(what=what, total=total, show=progress) as shown:
-        while part := list(islice(sets, step)):
-            found.append(finite(trace.effects(trace.components.masks(part)).mean(-1), trace).cpu().numpy())
-            shown.update(len(part))
-    return np.concatenate(found)
-
-
-class _Clock:
-    """Work and seconds since the start of a search."""
-
-    def __init__(self, trace: Effects):
-        trace.prepare()
-        self.trace, self.work, self.start = trace, trace.work.copy(), time.perf_counter()
-
-    def selection(self, method: str, chosen: Iterable[int], effect: float, budget: int, **more) -> Selection:
-        work = self.trace.work.since(self.work)
-        labels = tuple(self.trace.components.labels[i] for i in sorted(chosen))
-        return Selection(method, labels, float(effect), budget, forwards=work.forwards, backwards=work.backwards,
-                         seconds=time.perf_counter() - self.start, **self.trace.origin, **more)
 
 
 def exhaustive(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
@@ -60,7 +33,7 @@ def exhaustive(trace, budgets, direction, seed, progress) -> Iterator[Selection]
         fits = max((s for s in range(1, n + 1) if sum(math.comb(n, i) for i in range(1, s + 1)) <= MOST_SETS), default=0)
         raise InputError(f"exhaustive search over {n} components up to budget {max(budgets)} needs {count:,} sets; "
                          f"the limit is {MOST_SETS:,} (budgets up to {fits} fit), or use another method")
-    clock = _Clock(trace)
+    clock = Clock(trace)
     for budget in budgets:
         sets = list(combinations(range(n), budget))
         effects = mean_effects(trace, sets, len(sets), progress, f"exhaustive, {budget} of {n}")
@@ -70,7 +43,7 @@ def exhaustive(trace, budgets, direction, seed, progress) -> Iterator[Selection]
 
 def random(trace, budgets, direction, seed, progress, draws: int = 100) -> Iterator[Selection]:
     """Random sets of each size: the control. The selection is the median draw, its `band` the 5th to 95th percentile."""
-    n, rng, clock = len(trace.components), np.random.default_rng(seed), _Clock(trace)
+    n, rng, clock = len(trace.components), np.random.default_rng(seed), Clock(trace)
     for budget in budgets:
         sets = [tuple(rng.choice(n, budget, replace=False)) for _ in range(draws)]
         effects = mean_effects(trace, sets, draws, progress, f"random, {budget} of {n}")
@@ -81,7 +54,7 @@ def random(trace, budgets, direction, seed, progress, draws: int = 100) -> Itera
 
 def top_k(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
     """The components with the largest single effects, taken together."""
-    n, clock = len(trace.components), _Clock(trace)
+    n, clock = len(trace.components), Clock(trace)
     singles = mean_effects(trace, ((i,) for i in range(n)), n, progress, "single effects")
     ranked = np.argsort(-SCORE[direction](singles), kind="stable").tolist()
     for budget in budgets:
@@ -91,7 +64,7 @@ def top_k(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
 
 def greedy(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
     """Adds the component that helps most, one at a time (Vig et al. 2020; the paper's strongest baseline)."""
-    n, chosen, clock = len(trace.components), (), _Clock(trace)
+    n, chosen, clock = len(trace.components), (), Clock(trace)
     for size in bar(range(1, max(budgets) + 1), "greedy", show=progress):
         candidates = [(*chosen, i) for i in range(n) if i not in chosen]
         effects = mean_effects(trace, candidates, len(candidates))
@@ -135,7 +108,7 @@ def pgb_log(trace, budgets, direction, seed, progress, **options) -> Iterator[Se
 def guided(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
     """Gradients propose, exact effects decide (`mctrace_nb.guided`): one run serves all budgets, and its work, at most 12 + 14 S rows
     a prompt, does not grow with the number of components. Sets of different budgets need not be nested."""
-    clock = _Clock(trace)
+    clock = Clock(trace)
     found = guides(trace, max(budgets), direction, progress)
     for budget in budgets:
         best = max((g for g in found if budget in g.best), key=lambda g: SCORE[direction](g.sign * g.known[g.best[budget]]))
