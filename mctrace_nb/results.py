@@ -101,6 +101,20 @@ class Front:
             found.append(best)
         return found
 
+    def area(self, total: float, most: int | None = None) -> float:
+        """Area under the front as one number: the best effect so far as a share of the total effect, averaged over budgets from
+        0 to `most` (default: the largest of the front) along straight lines. Larger is better.
+
+        0 is what nothing gives, 1 what reaches the total effect with the first component and keeps it; a set that does more
+        than everything together counts above 1. Sign rule: an effect counts as positive if it goes the way the search looks,
+        whatever the sign of the total. The idea is that of the circuit performance ratio of MIB (Mueller et al. 2025, arXiv
+        2504.13151), which takes it over all sizes of a circuit. nan for a total effect of 0.
+        """
+        most = most or max((s.budget for s in self.selections), default=0)
+        best = {0: 0.0, **{s.budget: self.score(e) for s, e in zip(self.selections, self.best_up_to())}}
+        curve = np.maximum.accumulate([best.get(b, 0.0) for b in range(most + 1)])  # a budget left out has what came before
+        return float(np.trapezoid(curve) / most / abs(total)) if most and total else float("nan")
+
     def to_frame(self) -> pd.DataFrame:
         """One row a budget; the columns of `front.csv`. `ci_*` belong to `effect_heldout`."""
         rows = []

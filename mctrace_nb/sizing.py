@@ -18,7 +18,7 @@ from mctrace_nb.components import KINDS
 from mctrace_nb.cost import LIBRARIES, Cost, Memory, estimate, seconds_for
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.models import DTYPES, skeleton
-from mctrace_nb.plots import INK, LINES, Figure, _canvas
+from mctrace_nb.plots import INK, LINES, Figure, canvas_of
 from mctrace_nb.published import published_config
 from mctrace_nb.tracing import Trace
 
@@ -133,7 +133,7 @@ def fitted(measured):
 
 def measured_and_expected(measured) -> Figure:
     """Seconds and memory against rows from `measure`, a line a model; dashed what was expected."""
-    canvas, axes = _canvas(7.5, 5.2, rows=2, sharex=True)
+    canvas, axes = canvas_of(7.5, 5.2, rows=2, sharex=True)
     for (name, part), (colour, marker) in zip(measured.groupby("model", sort=False), LINES):
         for axis, column in zip(axes, ("seconds", "mib")):
             axis.plot(part["rows"], part[column], color=colour, marker=marker, lw=1.8, label=name)
@@ -153,7 +153,7 @@ def measured_and_expected(measured) -> Figure:
 
 def memory_bars(costs: dict[str, Cost], cap: float = 0, title: str = "") -> Figure:
     """The parts of the memory of a run, a bar for each name; cap: a limit in GiB, drawn as a line (0: none)."""
-    canvas, (axis,) = _canvas(7.5, 0.42 * len(costs) + 1.5)
+    canvas, (axis,) = canvas_of(7.5, 0.42 * len(costs) + 1.5)
     left = np.zeros(len(costs))
     for part, colour in PARTS.items():
         width = np.array([getattr(cost.memory, part) for cost in costs.values()]) / 2 ** 30

@@ -65,7 +65,7 @@ def test_start_values_are_checked():
 def test_bad_input_is_said_inside_and_other_errors_are_raised():
     import ipywidgets
 
-    from mctrace_nb.plots import Figure, _canvas
+    from mctrace_nb.plots import Figure, canvas_of
 
     calls = []
 
@@ -73,7 +73,7 @@ def test_bad_input_is_said_inside_and_other_errors_are_raised():
         calls.append(x)
         if x == 2:
             raise mct.InputError("x=2 is <not> allowed")
-        return f"{1 / (x - 3):.1f}", Figure(_canvas()[0], f"A picture of {x}.")
+        return f"{1 / (x - 3):.1f}", Figure(canvas_of()[0], f"A picture of {x}.")
 
     explorer = Explorer({"x": ipywidgets.IntSlider(1, 0, 9)}, compute)
     explorer.controls["x"].value = 2

@@ -1,0 +1,9 @@
+"""Figures: one style, safe for colour-blind readers, each with a sentence that says what it shows."""
+
+from mctrace_nb.plots.base import DASHES, INK, LINES, STYLE, Canvas, Figure, canvas_of, named
+from mctrace_nb.plots.effects import heads, interactions, layer_by_token, per_prompt, singles
+from mctrace_nb.plots.sets import front, frequencies, orders, selection_map, trajectories
+
+__all__ = ["DASHES", "INK", "LINES", "STYLE", "Canvas", "Figure", "canvas_of", "named", "heads", "interactions",
+           "layer_by_token", "per_prompt", "singles", "front", "frequencies", "orders",
+           "selection_map", "trajectories"]

@@ -1,0 +1,63 @@
+"""The one style of all figures, and the figure that carries its own description."""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import cached_property
+from pathlib import Path
+
+import seaborn as sns
+from matplotlib.figure import Figure as Canvas
+
+# Okabe and Ito's colours; a method keeps its colour and marker everywhere.
+STYLE = {
+    "exhaustive": ("#000000", "o"), "greedy": ("#0072B2", "s"), "top-k": ("#E69F00", "^"), "pgb": ("#D55E00", "D"),
+    "pgb-log": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
+}
+DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-log": (0, (2, 1)), "random": ":"}
+LINES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P"))  # for what is no method
+INK = "#333333"
+
+
+class Figure:
+    """A picture with its description: shows as PNG with alt text, prints as the description.
+
+    text: one or two sentences on what it shows. png: the picture's bytes.
+    """
+
+    def __init__(self, canvas: Canvas, text: str):
+        self.canvas, self.text = canvas, " ".join(text.split())
+
+    @cached_property
+    def png(self) -> bytes:
+        with io.BytesIO() as buffer:
+            self.canvas.savefig(buffer, format="png", dpi=144, bbox_inches="tight", facecolor="white",
+                                metadata={"Software": None, "Description": self.text})
+            return buffer.getvalue()
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the PNG."""
+        path = Path(path)
+        path.write_bytes(self.png)
+        return path
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"image/png": self.png, "text/plain": self.text}, {"image/png": {"alt": self.text}}
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
+    with sns.axes_style("whitegrid", {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK,
+                                      "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        axes = canvas.subplots(rows, squeeze=False, **more)[:, 0]
+    for axis in axes:
+        sns.despine(ax=axis)
+    return canvas, axes
+
+
+def named(method: str) -> str:
+    return "exact optimum" if method == "exhaustive" else method

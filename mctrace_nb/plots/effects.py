@@ -1,0 +1,106 @@
+"""Figures of effects: one component at a time, pairs, prompts, layers and tokens."""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import numpy as np
+import seaborn as sns
+
+from mctrace_nb.errors import InputError
+from mctrace_nb.plots.base import INK, LINES, Figure, canvas_of
+
+
+def singles(frame, unit: str = "nats", most: int = 24) -> Figure:
+    """Effect of replacing each component alone, with 95 % intervals; the `most` largest in size, in the trace's order."""
+    shown = frame.loc[frame["effect"].abs().nlargest(most).index].sort_index()
+    canvas, (axis,) = canvas_of(max(4.5, 0.38 * len(shown) + 1), 3)
+    x = np.arange(len(shown))
+    axis.bar(x, shown["effect"], color="#56B4E9", width=0.7)
+    axis.errorbar(x, shown["effect"], [shown["effect"] - shown["ci_low"], shown["ci_high"] - shown["effect"]],
+                  fmt="none", color=INK, lw=1, capsize=2)
+    axis.axhline(0, color=INK, lw=0.8)
+    axis.set_xticks(x, shown["component"], rotation=60 if len(shown) > 8 else 0, fontsize=8)
+    axis.set(ylabel=f"effect alone ({unit})")
+    best = shown.loc[shown["effect"].idxmax()]
+    rest = f" (the {len(shown)} largest of {len(frame)})" if len(shown) < len(frame) else ""
+    return Figure(canvas, f"Bar chart of the effect of each component replaced alone{rest}; the largest is "
+                          f"{best['component']} with {best['effect']:.2f} {unit}.")
+
+
+def _largest(grid) -> float:
+    return np.nanmax(np.abs(np.asarray(grid)))
+
+
+def _diverging_map(axis, grid, label: str, shrink: float = 0.8, **more) -> None:
+    """A heat map whose colours say on which side of zero a value lies, blue above and orange below, and how far."""
+    limit = _largest(grid) or 1.0
+    sns.heatmap(grid, ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-limit, vmax=limit,
+                annot_kws={"fontsize": 7}, linewidths=0.5, cbar_kws={"label": label, "shrink": shrink}, **more)
+    axis.tick_params(labelsize=8)
+    axis.tick_params(axis="y", labelrotation=0)
+    axis.grid(False)
+
+
+def interactions(frame, unit: str = "nats") -> Figure:
+    """Pairwise interactions as a map: joint effect minus the sum of the two singles; blue synergy, orange redundancy."""
+    names = list(dict.fromkeys(name for pair in frame["components"] for name in pair))
+    order = {name: i for i, name in enumerate(names)}
+    grid = np.full((len(names), len(names)), np.nan)
+    for (a, b), value in zip(frame["components"], frame["interaction"]):
+        grid[order[b], order[a]] = value
+    size = 0.4 * len(names) + 1.4
+    canvas, (axis,) = canvas_of(size + 0.8, size)
+    written = np.vectorize(lambda v: f"{v:.1f}".replace("-0.0", "0.0"))(grid) if len(names) <= 14 else False
+    with np.errstate(invalid="ignore"):
+        _diverging_map(axis, grid, f"interaction ({unit})", 0.7, annot=written, fmt="", xticklabels=names, yticklabels=names,
+                       square=True)
+    top, low = frame.loc[frame["interaction"].idxmax()], frame.loc[frame["interaction"].idxmin()]
+    return Figure(canvas, f"Map of pairwise interactions among {len(names)} components: the strongest synergy is "
+                          f"{' with '.join(top['components'])} ({top['interaction']:+.2f} {unit}), the strongest "
+                          f"redundancy {' with '.join(low['components'])} ({low['interaction']:+.2f}).")
+
+
+def per_prompt(halves: dict[str, np.ndarray], unit: str = "nats") -> Figure:
+    """The effect on each single prompt, from the smallest to the largest: a mean can hide prompts that do not move at all.
+
+    halves: effects `(n,)` by name, such as {"search prompts": ..., "held-out prompts": ...}.
+    """
+    canvas, (axis,) = canvas_of(6.5, 3)
+    for (name, values), (colour, marker) in zip(halves.items(), cycle(LINES)):
+        axis.plot((np.arange(len(values)) + 0.5) / len(values), np.sort(values), color=colour, marker=marker, ms=4, lw=1, label=name)
+        axis.axhline(values.mean(), color=colour, lw=1, ls=":")
+    axis.axhline(0, color=INK, lw=0.8)
+    axis.set(xlabel="share of the prompts", ylabel=f"effect on a prompt ({unit})", xlim=(0, 1))
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    words = "; ".join(f"{name}: median {np.median(v):.2f}, from {v.min():.2f} to {v.max():.2f}, {np.mean(v <= 0):.0%} not above 0"
+                      for name, v in halves.items())
+    return Figure(canvas, f"Effect on each prompt, sorted, with the means as dotted lines. {words}.")
+
+
+def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
+    """The layer x token picture from `views.Sweep.by_role()` or `.by_token(i)`: rows tokens, columns layers."""
+    canvas, (axis,) = canvas_of(max(4.5, 0.32 * frame.shape[1] + 3.2), 0.32 * len(frame) + 1.2)
+    digits = 1 if (_largest(frame) or 1) >= 1 else 2
+    _diverging_map(axis, frame, f"{what} ({unit})", annot=frame.round(digits) + 0.0 if frame.shape[1] <= 8 else False,
+                   fmt=f".{digits}f")
+    axis.set(xlabel="layer", ylabel="")
+    best = frame.stack().abs().idxmax()
+    return Figure(canvas, f"Map of the {what} at each token (rows) and layer (columns); the largest in size is {frame.stack()[best]:.2f} "
+                          f"{unit} at {best[0]!r}, layer {best[1]}.")
+
+
+def heads(frame, column: str = "effect", unit: str = "nats") -> Figure:
+    """Every head's value as a map: rows layers, columns heads, for frames with `component` and `layer` such as `single_effects()`.
+
+    Raises InputError for components that are no heads.
+    """
+    numbers = frame["component"].str.extract(r"^L\d+H(\d+)")[0]
+    if numbers.isna().any():
+        raise InputError(f"{frame['component'][numbers.isna()].iloc[0]!r} is no head; give effects of heads, or use plots.singles")
+    grid = frame.assign(head=numbers.astype(int)).pivot(index="layer", columns="head", values=column)
+    canvas, (axis,) = canvas_of(0.36 * grid.shape[1] + 2.6, 0.3 * grid.shape[0] + 1.2)
+    _diverging_map(axis, grid, f"{column.replace('_', ' ')} ({unit})")
+    best, low = frame.loc[frame[column].idxmax()], frame.loc[frame[column].idxmin()]
+    return Figure(canvas, f"Map of the {column.replace('_', ' ')} of {len(frame)} heads, rows layers and columns heads; the largest is "
+                          f"{best['component']} with {best[column]:.3f} ({unit}), the smallest {low['component']} with {low[column]:.3f}.")
