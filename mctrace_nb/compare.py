@@ -13,21 +13,26 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.results import Front, Selection
 from mctrace_nb.search import METHODS, check_budgets, search
 from mctrace_nb.effects import Effects
+from mctrace_nb.explain import Explanation, explain, missed
+from mctrace_nb.plots import Figure, front as drawn_front
 from mctrace_nb.views import evidence
 from mctrace_nb.words import interval_text, paragraph
 
-AUTO = ("exhaustive", "greedy", "top-k", "pgb", "pgb-log", "random")
+AUTO = ("exhaustive", "guided", "greedy", "top-k", "pgb", "pgb-log", "random")
+SAME = 1e-5  # of an effect, or nats: what passes for rounding
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
+NO_GRADIENT = ("exhaustive", "greedy", "top-k", "random", "shapley")
 PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty")
 
 
 def named_methods(methods: str | Sequence[str], n: int, budgets: Sequence[int]) -> list[str]:
-    """Method names from "auto" or a comma-separated list. "auto" leaves the enumeration out where it is too large."""
+    """Method names from "auto" or a comma-separated list. "auto" leaves the enumeration out where it is too large; random sets,
+    the control, are always among them."""
     if methods == "auto":
         fits = sum(math.comb(n, b) for b in budgets) <= AUTO_SETS
         return [m for m in AUTO if fits or m != "exhaustive"]
     names = [m.strip() for m in methods.split(",")] if isinstance(methods, str) else list(methods)
-    return [one_of(name, METHODS, "method") for name in names]
+    return [one_of(name, METHODS, "method") for name in dict.fromkeys([*names, "random"])]
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,56 @@ class Comparison:
     def evidence(self) -> pd.DataFrame:
         """What stands behind the best selection: see `views.evidence`."""
         return evidence(self.trace, self.best, seed=self.trace.seed, others=self.others, direction=self.fronts[0].direction)
+
+    @cached_property
+    def explanation(self) -> Explanation | None:
+        """The best selection's joint effect taken apart; None for an empty set."""
+        return explain(self.trace, self.best) if self.best.size else None
+
+    def missed(self) -> str:
+        """What greedy search missed of the best set, in a sentence; "" where it was not run or its set is the best one."""
+        greedy = self.front("greedy")
+        return missed(self.trace, self.best, greedy) if greedy and self.best.size and self.best.method != "greedy" else ""
+
+    def best_known(self, budget: int) -> Selection | None:
+        """The exact optimum of a budget if it was enumerated, else the best that any method found; None if none has a set."""
+        found = [s for f in self.fronts for s in f.selections if s.budget == budget and s.method != "random"]
+        exact = [s for s in found if s.method == "exhaustive"]
+        return max(exact or found, key=lambda s: self.fronts[0].score(s.effect), default=None)
+
+    def quality(self) -> pd.DataFrame:
+        """Every method at every budget: effect, fraction of the best known and gap to it, forwards, backwards, seconds.
+
+        `best` says what the best known is: "optimum" where every set was tried, else the method that found it. A fraction is
+        nan where the best known is not above zero in the direction of the search.
+        """
+        rows = []
+        for f in self.fronts:
+            for s in f.selections:
+                best = self.best_known(s.budget)
+                top = f.score(best.effect) if best else float("nan")
+                rows.append({"method": f.method, "budget": s.budget, "effect": s.effect,
+                             "fraction": f.score(s.effect) / top if top > 1e-9 else float("nan"), "gap": top - f.score(s.effect),
+                             "best": "" if best is None else "optimum" if best.method == "exhaustive" else best.method,
+                             "forwards": s.forwards, "backwards": s.backwards, "seconds": round(s.seconds, 3)})
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """A row a method over all budgets: area under its front (`Front.area`), in how many budgets it has the best known set's effect,
+        its smallest fraction of that, and its work."""
+        quality, total = self.quality(), self.trace.total_effect().mean
+        most, rows = int(quality["budget"].max()), []
+        for f in self.fronts:
+            mine = quality[quality["method"] == f.method]
+            reached = (mine["fraction"] > 1 - SAME) | (mine["gap"].abs() < SAME)
+            rows.append({"method": f.method, "area": f.area(total, most), "budgets": len(mine), "best": int(reached.sum()),
+                         "worst fraction": mine["fraction"].min(), "work": int((mine["forwards"] + mine["backwards"]).max()) if len(mine) else 0,
+                         "seconds": mine["seconds"].max()})
+        return pd.DataFrame(rows).set_index("method")
+
+    def figure(self) -> Figure:
+        """Effect against budget for every method, with the total effect and the band of random sets."""
+        return drawn_front(self.fronts, self.trace.metric.unit, self.trace.total_effect().mean)
 
     def share(self, effect: float) -> str:
         """An effect as a share of the best one, "" where a share would mean nothing (a side that is not positive)."""
@@ -98,32 +153,40 @@ def budgets_of(budget: int, n: int) -> list[int]:
     return check_budgets(range(1, min(n, max(8, 2 * budget)) + 1), n)
 
 
-def compare(trace: Effects, methods: str | Sequence[str] = "auto", budget: int = 4, budgets: Iterable[int] | None = None,
+def compare(trace: Effects, methods: str | Sequence[str] = "auto", budgets: Iterable[int] | int | None = None, budget: int | None = None,
             direction: str = "max", seed: int = 0, progress: bool = True, others: dict[str, Selection] | None = None,
             **pgb_options) -> Comparison:
-    """Runs several methods at the same budgets and collects their fronts.
+    """Runs several methods at the same budgets and collects their fronts: tables, figure, words.
 
-    methods: "auto" (all; the enumeration only up to 20,000 sets) or names. budget: the one reported on; budgets: the
-    front's, by default 1 to 8, or to twice the budget if that is more. others: sets found elsewhere, by name, to be measured here
-    too. pgb_options: settings of the relaxed searches.
+    methods: "auto" (those of `AUTO`; the enumeration only up to 20,000 sets) or names; random sets of the same size always run too.
+    budgets: of the fronts, by default 1 to 8, or to twice the budget if that is more; budget: the one reported on, by
+    default the largest of `budgets`, or 4. others: sets found elsewhere, by name, to be measured here too. pgb_options:
+    settings of the relaxed searches.
     Raises InputError for unknown methods or options, or a budget out of range.
     """
     n = len(trace.components)
-    budgets = budgets_of(budget, n) if budgets is None else check_budgets([*budgets, budget], n)
+    if budgets is None:
+        budget = min(4, n) if budget is None else budget
+        budgets = budgets_of(budget, n)
+    else:
+        budgets = check_budgets(budgets, n)
+        budget = budgets[-1] if budget is None else budget
+        budgets = check_budgets([*budgets, budget], n)
     for name in pgb_options:
         one_of(name, PGB_OPTIONS, "option of the relaxed searches")
     fronts = []
     for method in named_methods(methods, n, budgets):
         options = dict(pgb_options) if method.startswith("pgb") else {}
         if methods == "auto" and (method == "pgb" and trace.transform == "log"  # then it is the same as pgb-log
-                                  or method.startswith("pgb") and not trace.metric.differentiable):
+                                  or method not in NO_GRADIENT and not trace.metric.differentiable):
             continue  # named by the user, it says itself why it cannot run
         try:
             fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))
         except InputError as error:  # of a metric of the user's own it shows only now whether it has a gradient
             if methods != "auto" or "no gradient" not in str(error):
                 raise
-    if not any(s.budget == budget for f in fronts for s in f.selections):
-        raise InputError(f"{', '.join(f.method for f in fronts)} found no set for budget {budget}; name more methods, or give "
+    asked = [f for f in fronts if f.method != "random"] or fronts
+    if not any(s.budget == budget for f in asked for s in f.selections):
+        raise InputError(f"{', '.join(f.method for f in asked)} found no set for budget {budget}; name more methods, or give "
                          "another budget")
     return Comparison(trace, tuple(fronts), budget, dict(others or {}))

@@ -85,7 +85,7 @@ def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
     drawn = comparison.front("random") is not None
     made = [
         Section("front", "How far each method gets",
-                plots.front(comparison.fronts, unit, trace.total_effect().mean),
+                comparison.figure(),
                 f"Each line is a method; {BETTER[comparison.fronts[0].direction]}. "
                 + ("Every set was tried: the broad black line is the exact optimum and nothing can lie beyond it. "
                    if comparison.exact else "There are too many sets to try them all, so the optimum is not known. ")
@@ -95,6 +95,9 @@ def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
                 plots.selection_map(comparison.selections, trace.components.labels),
                 "A filled square is a chosen component (L0H2 is head 2 of layer 0, both counted from zero); the number is "
                 "the joint effect." + " For random sets the median draw is shown." * drawn),
+        *([Section("why", "Why: what the members do together", plots.orders(comparison.explanation),
+                   "The best set's joint effect as the sum of what its members do alone, what pairs of them add, triples, and so on. "
+                   + comparison.explanation.words())] if comparison.best.size > 1 else []),
         Section("prompts", "On each prompt", per_prompt(comparison),
                 "The best set's effect on every single prompt. A line that stays near zero for long, or below it, means that the "
                 "mean speaks for some prompts only."),
@@ -188,6 +191,14 @@ def how(trace) -> str:
             "The effect is how far that moves the model from the foil, the base prompt's answer, to the target.")
 
 
+def _written(summary) -> dict:
+    """The summary over all budgets as a head and rows of text."""
+    digits = {"area": "{:.2f}", "worst fraction": "{:.3f}", "work": "{:,}", "seconds": "{:.1f}"}
+    rows = [[method, *("" if value != value else digits.get(name, "{}").format(value) for name, value in row.items())]
+            for method, row in summary.astype(object).iterrows()]
+    return dict(head=["method", *summary.columns], rows=rows)
+
+
 def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
     """The report as one self-contained page: no request leaves it."""
     name = comparison.trace.model.name
@@ -215,7 +226,7 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
         title=f"Which components carry “{trace.task.name}” in {model}?", words=comparison.words(),
         how=how(trace), figures=figures, columns=list(table.columns), rows=table.values.tolist(), pairs=pairs, pair_columns=columns,
         evidence=behind.to_dict("records"), speech=[] if said is None else said.to_dict("records"), facts=facts,
-        parameters=parameters, versions=versions())
+        quality=_written(comparison.summary()), exact=comparison.exact is not None, parameters=parameters, versions=versions())
 
 
 def write(out: str | Path, comparison: Comparison, parameters: dict | None = None, positions_of: str = "") -> Path:

@@ -14,6 +14,7 @@ from typing import Callable, Iterable, Iterator
 
 import numpy as np
 
+from mctrace_nb.cost import RANDOM_DRAWS
 from mctrace_nb.counting import Clock, mean_effects
 from mctrace_nb.effects import NO_COUNTERFACTUAL, Effects
 from mctrace_nb.errors import InputError, one_of
@@ -41,7 +42,7 @@ def exhaustive(trace, budgets, direction, seed, progress) -> Iterator[Selection]
         yield clock.selection("exhaustive", sets[best], effects[best], budget)
 
 
-def random(trace, budgets, direction, seed, progress, draws: int = 100) -> Iterator[Selection]:
+def random(trace, budgets, direction, seed, progress, draws: int = RANDOM_DRAWS) -> Iterator[Selection]:
     """Random sets of each size: the control. The selection is the median draw, its `band` the 5th to 95th percentile."""
     n, rng, clock = len(trace.components), np.random.default_rng(seed), Clock(trace)
     for budget in budgets:

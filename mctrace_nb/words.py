@@ -79,7 +79,8 @@ def paragraph(comparison) -> str:
         kind = "as much as" if abs(more) < 0.005 else "more than" if abs(best.effect) > abs(alone) else "less than"
         said.append(f"Replaced one at a time the {best.size} components sum to {alone:.2f}: together they do {kind} that "
                     f"(joint effect minus sum: {more:+.2f} {unit}).")
-    return " ".join(said)
+    said.append(comparison.missed())
+    return " ".join(filter(None, said))
 
 
 def _behind(comparison) -> list[str]:

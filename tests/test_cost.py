@@ -61,8 +61,8 @@ def test_the_command_line_foretells_what_the_run_will_do(capsys):
     assert main(["estimate", "--task", "names", "--n", "16", "--methods", "greedy,top-k", "--budget", "2"]) == 0
     said = capsys.readouterr().out
     trace = Trace(mct.load_model("tutorial"), mct.load_task("names", mct.load_model("tutorial"), n=16), "head_output")
-    spent = [search(trace, m, budgets=range(1, 9), heldout=False, progress=False).selections[-1].forwards for m in ("greedy", "top-k")]
-    assert f"12 components; rows: greedy {spent[0]:,}, top-k {spent[1]:,};" in said
+    spent = [search(trace, m, budgets=range(1, 9), heldout=False, progress=False).selections[-1].forwards for m in ("greedy", "top-k", "random")]
+    assert f"12 components; rows: greedy {spent[0]:,}, top-k {spent[1]:,}, random {spent[2]:,};" in said
     assert main(["estimate", "--task", "nams"]) == 2 and "did you mean 'names'" in capsys.readouterr().err
 
 

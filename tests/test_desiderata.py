@@ -91,4 +91,4 @@ def test_operands_move_while_the_operation_is_kept(tutorial):
     assert abs(table.loc["keep", "effect"]) < 0.05 * table.loc["keep", "total_effect"]
     everything = wish.table(move.components.labels).set_index("wish")
     assert everything.loc["keep", "effect"] > 10  # without the second wish, all heads together would move both
-    assert "to keep" in wish.describe(exact.components) and mct.compare(wish, "exhaustive,greedy", 2).words().count("to keep") == 1
+    assert "to keep" in wish.describe(exact.components) and mct.compare(wish, "exhaustive,greedy", budget=2).words().count("to keep") == 1

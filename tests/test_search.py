@@ -204,13 +204,13 @@ def test_comparison_without_a_set_is_refused(trace):
     difference = Trace(trace.model, trace.task, "head_output", metric="logit_diff")
     declared = compare(difference, "pgb", budget=2, lambda1=1.0).front("pgb").selections[0]
     assert declared.method == "pgb" and declared.settings["transform"] == "log"
-    assert [f.method for f in compare(difference, budget=2).fronts] == ["exhaustive", "greedy", "top-k", "pgb-log", "random"]
+    assert [f.method for f in compare(difference, budget=2).fronts] == ["exhaustive", "guided", "greedy", "top-k", "pgb-log", "random"]
 
 
 def test_auto_leaves_out_what_cannot_be_enumerated():
     assert "exhaustive" in named_methods("auto", 12, range(1, 9))
     assert "exhaustive" not in named_methods("auto", 192, range(1, 9))
-    assert named_methods("greedy, top-k", 12, [1]) == ["greedy", "top-k"]
+    assert named_methods("greedy, top-k", 12, [1]) == ["greedy", "top-k", "random"]  # the control is always there
 
 
 @pytest.mark.parametrize("task", ["professions", "binding_operation"])
