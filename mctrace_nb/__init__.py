@@ -25,10 +25,11 @@ _WHERE = {
     "sweep": "views", "evidence": "views", "transfer": "views", "speech": "views",
     "next_tokens": "apply", "continuation": "apply",
     "Components": "components", "Trace": "tracing", "Metric": "metrics",
+    "explain": "explain", "Explanation": "explain", "stability": "stability", "Stability": "stability",
     "Selection": "results", "Front": "results", "InputError": "errors",
     "search": "search", "pgb": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("check", "grammar", "metrics", "plots", "report", "run", "sizing", "stats", "widgets")
+_ROOMS = ("check", "grammar", "metrics", "paper", "plots", "referee", "report", "run", "sizing", "stats", "widgets")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

@@ -2,8 +2,9 @@
 
 from mctrace_nb.plots.base import DASHES, INK, LINES, STYLE, Canvas, Figure, canvas_of, named
 from mctrace_nb.plots.effects import heads, interactions, layer_by_token, per_prompt, singles
+from mctrace_nb.plots.paper import deviations, lines, referee, small_multiples, work_and_time
 from mctrace_nb.plots.sets import front, frequencies, orders, selection_map, trajectories
 
 __all__ = ["DASHES", "INK", "LINES", "STYLE", "Canvas", "Figure", "canvas_of", "named", "heads", "interactions",
            "layer_by_token", "per_prompt", "singles", "front", "frequencies", "orders",
-           "selection_map", "trajectories"]
+           "selection_map", "trajectories", "deviations", "lines", "referee", "small_multiples", "work_and_time"]
