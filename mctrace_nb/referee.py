@@ -99,13 +99,16 @@ def _ranks(effects: np.ndarray, sizes: np.ndarray, budgets: Sequence[int]) -> di
     """Question 3: rank correlations of `mean_n 1/(1 + rho_n)`, smaller is better, over all sets, and the loss by choosing with it."""
     from scipy.stats import spearmanr
 
+    def alike(a: np.ndarray, b: np.ndarray) -> float:
+        return spearmanr(a, b)[0] if np.ptp(a) and np.ptp(b) else np.nan  # nothing to rank where all are the same
+
     transformed, mean, raw = -np.exp(-effects).mean(1), effects.mean(1), np.expm1(effects).mean(1)
     upper = mean >= np.quantile(mean, 0.9)
     chosen = {s: np.flatnonzero(sizes == s)[transformed[sizes == s].argmax()] for s in budgets}
     share = {s: mean[i] / mean[sizes == s].max() for s, i in chosen.items() if mean[sizes == s].max() > WORTH}
     worst = min(share, key=share.get, default=0)
-    return dict(spearman=spearmanr(transformed, mean)[0], spearman_raw=spearmanr(transformed, raw)[0],
-                spearman_upper=spearmanr(transformed[upper], mean[upper])[0], raw_against_log=spearmanr(raw, mean)[0],
+    return dict(spearman=alike(transformed, mean), spearman_raw=alike(transformed, raw),
+                spearman_upper=alike(transformed[upper], mean[upper]), raw_against_log=alike(raw, mean),
                 same_best=float(np.mean([x > 1 - SAME for x in share.values()])) if share else np.nan, worst_share=share.get(worst, np.nan),
                 worst_budget=worst)
 
