@@ -28,7 +28,11 @@ ATTAINED = 0.6  # share of the matrix library's speed that a whole model reaches
 RANDOM_DRAWS = 40  # random sets of each size: enough for where nine in ten of them lie
 GUIDED_LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where guided search takes gradients between nothing and everything
 GUIDED_PROMPTS = 32  # which it takes through so many prompts at once
-METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-log")
+GRADIENT_MASKS, GRADIENT_PROMPTS = 5, 32  # through so many at once the rival searches take gradients
+GRADIENT_AT_ONCE = {"attribution": 1, "integrated-gradients": GRADIENT_MASKS, "hard-concrete": 1, "dcm": 1}  # masks
+LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 60  # how far integrated gradients, Shapley values and hard-concrete gates go
+METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-log", "attribution", "integrated-gradients", "shapley",
+           "hard-concrete", "dcm")
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,14 @@ def guided_rows(most: int) -> int:
 
 
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
-    """Rows forwarded and back-propagated by a search (masks x prompts); for pgb and guided at most so many, for they may stop early."""
-    last = max(budgets)
+    """Rows forwarded and back-propagated by a search (masks x prompts); for pgb and guided at most so many, for they may stop early.
+    Searches that optimise a mask do it twice where direction "abs" is asked for, which is not counted here."""
+    last, each = max(budgets), len(budgets)
     return n * {"exhaustive": sum(math.comb(components, b) for b in budgets),
                 "greedy": sum(components - s for s in range(min(last, components))), "guided": guided_rows(last), "top-k": components + len(budgets),
-                "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs}[method]
+                "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs,
+                "attribution": 2 + each, "integrated-gradients": 2 * LINE_STEPS + each, "shapley": PERMUTATIONS * (components - 1) + 1 + each,
+                "hard-concrete": 2 * L0_EPOCHS + each, "dcm": 2 * epochs + each}[method]
 
 
 def widths(lm: LanguageModel) -> dict[str, int]:
@@ -236,7 +243,8 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     methods = [methods] if isinstance(methods, str) else list(methods)
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)
-    graph_rows = max(min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods), len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods))
+    graph_rows = max(min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods), len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods),
+                     *(GRADIENT_AT_ONCE.get(m, 0) * min(GRADIENT_PROMPTS, shape.n) for m in methods))
     total = sum(work.values()) + 2 * shape.n
     sharing = sum(work.get(m, 0) for m in ("exhaustive", "greedy", "top-k"))
     passes = math.ceil(total / rows_at_once)

@@ -1,4 +1,4 @@
-"""What every search shares: exact effects of sets, and the count of what it has spent."""
+"""What every search shares: exact effects of sets, gradients in masks, and the count of what it has spent."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from itertools import islice
 from typing import Iterable
 
 import numpy as np
+import torch
 
+from mctrace_nb.cost import GRADIENT_MASKS, GRADIENT_PROMPTS
 from mctrace_nb.effects import Effects
+from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
 from mctrace_nb.relax import finite
 from mctrace_nb.results import Selection
@@ -27,6 +30,29 @@ def mean_effects(trace: Effects, sets: Iterable[tuple[int, ...]], total: int, pr
             found.append(finite(trace.effects(trace.components.masks(part)).mean(-1), trace).cpu().numpy())
             shown.update(len(part))
     return np.concatenate(found)
+
+
+def check_gradients(trace: Effects, masks: int = 1) -> None:
+    """Raises InputError if the metric has no gradient, or if gradients of so many masks would not fit into memory."""
+    if not trace.metric.differentiable:
+        raise InputError(f"metric {trace.metric.name!r} has no gradient to search by; use 'log_odds', or method 'greedy'")
+    trace.check_memory(min(GRADIENT_PROMPTS, len(trace)) * min(GRADIENT_MASKS, masks))
+
+
+def mean_gradients(trace: Effects, masks: torch.Tensor, scale: str | None = None, examples: np.ndarray | None = None) -> torch.Tensor:
+    """Gradients `(R, N)` of the mean effects of masks `(R, N)`, through so few masks and prompts at once that memory does not grow with
+    their numbers.
+
+    scale: of the effects, as in `Trace.effects`. examples: numbers of the prompts, `(b,)`, by default all. Raises InputError where a
+    gradient is not finite.
+    """
+    examples = np.arange(len(trace)) if examples is None else examples
+    parts, found = np.array_split(examples, -(-len(examples) // GRADIENT_PROMPTS)), []
+    for some in masks.split(GRADIENT_MASKS):
+        leaf = some.detach().clone().requires_grad_()
+        # Of the masks alone: `backward` would also leave gradients on weights that are not frozen.
+        found.append(sum(torch.autograd.grad(trace.effects(leaf, examples=part, scale=scale).sum(), leaf)[0] for part in parts))
+    return finite(torch.cat(found) / len(examples), trace)
 
 
 class Clock:

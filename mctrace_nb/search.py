@@ -22,6 +22,7 @@ from mctrace_nb.guided import guides
 from mctrace_nb.progress import bar
 from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
 from mctrace_nb.results import SCORE, Front, Selection
+from mctrace_nb.rivals import attribution, dcm, hard_concrete, integrated_gradients, shapley
 
 MOST_SETS = 2_000_000
 
@@ -118,7 +119,8 @@ def guided(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
 
 METHODS: dict[str, Callable[..., Iterator[Selection]]] = {
     "exhaustive": exhaustive, "greedy": greedy, "guided": guided, "top-k": top_k, "pgb": pgb, "pgb-log": pgb_log,
-    "random": random}
+    "attribution": attribution, "integrated-gradients": integrated_gradients, "shapley": shapley, "hard-concrete": hard_concrete,
+    "dcm": dcm, "random": random}
 
 
 def check_budgets(budgets: Iterable[int], n: int) -> list[int]:
@@ -134,9 +136,10 @@ def search(trace: Effects, method: str = "greedy", budgets: Iterable[int] | int 
            seed: int = 0, heldout: bool = True, progress: bool = True, **options) -> Front:
     """Runs a method at each budget and reports its sets, also on the held-out prompts with 95 % intervals.
 
-    method: "exhaustive", "greedy", "guided", "top-k", "pgb", "pgb-log" or "random". direction: look for the largest effect ("max"), the
+    method: a name in `METHODS`: "exhaustive", "greedy", "guided", "top-k", "pgb", "pgb-log", "random", or one of the rivals in
+    `mctrace_nb.rivals`: "attribution", "integrated-gradients", "shapley", "hard-concrete", "dcm". direction: look for the largest effect ("max"), the
     smallest ("min") or the largest in size ("abs"). options: those of the method (for "pgb" the fields of
-    `relax.Settings`, epochs and batch_size; for "random" draws). The held-out prompts are never searched on, and their
+    `relax.Settings`, epochs and batch_size; for "random" draws; for the rivals their keyword arguments). The held-out prompts are never searched on, and their
     runs are not counted as work.
 
     Raises InputError for an unknown method, direction or option, or a budget out of range.

@@ -1,4 +1,4 @@
-"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search|gpu] [--quick]`."""
+"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search|gpu|seeds] [--quick]`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from mctrace_nb.bench import gpu, search, speed
+from mctrace_nb.bench import gpu, search, seeds, speed
 
-SUITES = {"speed": speed.measure, "search": search.measure, "gpu": gpu.measure}
+SUITES = {"speed": speed.measure, "search": search.measure, "gpu": gpu.measure, "seeds": seeds.measure}
+DEFAULT = ("speed", "search", "gpu")  # training five models is for those who ask for it
 
 
 def row(name: str, value: float, bar: float | None = None, sense: str = "<=") -> dict:
@@ -21,12 +22,12 @@ def row(name: str, value: float, bar: float | None = None, sense: str = "<=") ->
 def main(argv: list[str] | None = None) -> int:
     """Runs the suites, prints a table, writes the file. Exit status 1 if a bar is missed."""
     parser = argparse.ArgumentParser(prog="mctrace_nb bench", description=__doc__.split("\n")[0])
-    parser.add_argument("suite", nargs="*", choices=[*SUITES, []], help="which suites (default: all)")
+    parser.add_argument("suite", nargs="*", choices=[*SUITES, []], help=f"which suites (default: {', '.join(DEFAULT)})")
     parser.add_argument("--quick", action="store_true", help="under a minute: fewer repeats, fewer tasks")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="file to write (default bench.json)")
     options = parser.parse_args(argv)
     rows = []
-    for name in options.suite or SUITES:
+    for name in options.suite or DEFAULT:
         print(f"\n{name}", flush=True)
         for measured in SUITES[name](options.quick):
             rows.append(row(**measured))
