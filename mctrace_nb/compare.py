@@ -16,7 +16,7 @@ from mctrace_nb.effects import Effects
 from mctrace_nb.views import evidence
 from mctrace_nb.words import interval_text, paragraph
 
-AUTO = ("exhaustive", "greedy", "top-k", "pgb", "pgb-log", "random")
+AUTO = ("exhaustive", "greedy", "top-k", "pgb", "pgb-published", "random")
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
 PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty")
 
@@ -115,8 +115,7 @@ def compare(trace: Effects, methods: str | Sequence[str] = "auto", budget: int =
     fronts = []
     for method in named_methods(methods, n, budgets):
         options = dict(pgb_options) if method.startswith("pgb") else {}
-        if methods == "auto" and (method == "pgb" and trace.transform == "log"  # then it is the same as pgb-log
-                                  or method.startswith("pgb") and not trace.metric.differentiable):
+        if methods == "auto" and method.startswith("pgb") and not trace.metric.differentiable:
             continue  # named by the user, it says itself why it cannot run
         try:
             fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))

@@ -28,7 +28,10 @@ ATTAINED = 0.6  # share of the matrix library's speed that a whole model reaches
 RANDOM_DRAWS = 100
 GUIDED_LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where guided search takes gradients between nothing and everything
 GUIDED_PROMPTS = 32  # which it takes through so many prompts at once
-METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-log")
+PATH_LINE = 3  # gradients by which "pgb" finds its penalties
+PATH_CUTS = 4  # sets of each size that it cuts from the masks of a row
+PATH_SWAPS, PATH_BESIDE, PATH_ROUNDS = 4, 4, 4  # sets that it tries in a round of repair: swaps, sets from the sizes beside it; rounds
+METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-published")
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,19 @@ def guided_rows(most: int) -> int:
     return 12 + 14 * most
 
 
+def path_rows(epochs: int, budgets: int) -> int:
+    """What "pgb" may spend at most with its own settings, in rows a prompt: on gradients, and for each budget on cuts and repair."""
+    return 2 * (PATH_LINE + epochs) + budgets * (PATH_CUTS + PATH_LINE + PATH_ROUNDS * (2 + PATH_SWAPS + PATH_BESIDE))
+
+
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
-    """Rows forwarded and back-propagated by a search (masks x prompts); for pgb and guided at most so many, for they may stop early."""
+    """Rows forwarded and back-propagated by a search (masks x prompts); for pgb, pgb-published and guided at most so many, for they
+    may stop early."""
     last = max(budgets)
     return n * {"exhaustive": sum(math.comb(components, b) for b in budgets),
                 "greedy": sum(components - s for s in range(min(last, components))), "guided": guided_rows(last), "top-k": components + len(budgets),
-                "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs}[method]
+                "random": RANDOM_DRAWS * len(budgets), "pgb": path_rows(epochs, len(budgets)),
+                "pgb-published": 3 * epochs}[method]
 
 
 def widths(lm: LanguageModel) -> dict[str, int]:
@@ -236,7 +246,8 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     methods = [methods] if isinstance(methods, str) else list(methods)
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)
-    graph_rows = max(min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods), len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods))
+    graph_rows = max(min(batch_size, shape.n) * max({"pgb": PATH_LINE, "pgb-published": 1}.get(m, 0) for m in methods),
+                     len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods))
     total = sum(work.values()) + 2 * shape.n
     sharing = sum(work.get(m, 0) for m in ("exhaustive", "greedy", "top-k"))
     passes = math.ceil(total / rows_at_once)

@@ -20,9 +20,9 @@ from mctrace_nb.results import Front, Selection
 # Okabe and Ito's colours; a method keeps its colour and marker everywhere.
 STYLE = {
     "exhaustive": ("#000000", "o"), "greedy": ("#0072B2", "s"), "top-k": ("#E69F00", "^"), "pgb": ("#D55E00", "D"),
-    "pgb-log": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
+    "pgb-published": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
 }
-DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-log": (0, (2, 1)), "random": ":"}
+DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-published": (0, (2, 1)), "random": ":"}
 LINES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P"))  # for what is no method
 INK = "#333333"
 
@@ -239,5 +239,5 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     below.set(xlabel="epoch", ylabel="penalty")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend(frameon=False, fontsize=8)
-    return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; chosen at the end: "
+    return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; chosen: "
                           f"{', '.join(selection.components) or 'none'}. Below, the penalties grow with the epoch.")

@@ -7,8 +7,8 @@ import math
 from mctrace_nb.effects import Effects
 from mctrace_nb.stats import Estimate
 
-SPOKEN = {"greedy": "Greedy search", "top-k": "Ranking single effects (top-k)", "pgb": "The published relaxation (pgb)",
-          "pgb-log": "The relaxation in log space (pgb-log)"}
+SPOKEN = {"greedy": "Greedy search", "top-k": "Ranking single effects (top-k)", "pgb": "The relaxed mask with penalties from the data (pgb)",
+          "pgb-published": "The relaxation as published (pgb-published)"}
 FEW = 8  # with fewer independent prompts an interval is hardly more than their range
 
 

@@ -10,7 +10,7 @@ from mctrace_nb.search import search
 from mctrace_nb.tasks import load_task
 from mctrace_nb.tracing import Trace
 
-METHODS = ("greedy", "guided", "top-k", "pgb", "pgb-log")
+METHODS = ("greedy", "guided", "top-k", "pgb", "pgb-published")
 SEED = 7  # prompts that chose neither the model nor any setting
 WORTH = 0.05  # budgets whose optimum is smaller than this (nats) are left out of shares
 
