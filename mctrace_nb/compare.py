@@ -18,7 +18,7 @@ from mctrace_nb.plots import Figure, front as drawn_front
 from mctrace_nb.views import evidence
 from mctrace_nb.words import interval_text, paragraph
 
-AUTO = ("exhaustive", "guided", "greedy", "top-k", "pgb", "pgb-log", "random")
+AUTO = ("exhaustive", "guided", "greedy", "top-k", "pgb", "pgb-published", "random")
 SAME = 1e-5  # of an effect, or nats: what passes for rounding
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
 NO_GRADIENT = ("exhaustive", "greedy", "top-k", "random", "shapley")
@@ -177,8 +177,7 @@ def compare(trace: Effects, methods: str | Sequence[str] = "auto", budgets: Iter
     fronts = []
     for method in named_methods(methods, n, budgets):
         options = dict(pgb_options) if method.startswith("pgb") else {}
-        if methods == "auto" and (method == "pgb" and trace.transform == "log"  # then it is the same as pgb-log
-                                  or method not in NO_GRADIENT and not trace.metric.differentiable):
+        if methods == "auto" and method not in NO_GRADIENT and not trace.metric.differentiable:
             continue  # named by the user, it says itself why it cannot run
         try:
             fronts.append(search(trace, method, budgets, direction, seed, progress=progress, **options))

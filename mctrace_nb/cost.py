@@ -28,10 +28,13 @@ ATTAINED = 0.6  # share of the matrix library's speed that a whole model reaches
 RANDOM_DRAWS = 40  # random sets of each size: enough for where nine in ten of them lie
 GUIDED_LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where guided search takes gradients between nothing and everything
 GUIDED_PROMPTS = 32  # which it takes through so many prompts at once
+PATH_LINE = 3  # gradients by which "pgb" finds its penalties
+PATH_CUTS = 4  # sets of each size that it cuts from the masks of a row
+PATH_SWAPS, PATH_BESIDE, PATH_ROUNDS = 4, 4, 4  # sets that it tries in a round of repair: swaps, sets from the sizes beside it; rounds
 GRADIENT_MASKS, GRADIENT_PROMPTS = 5, 32  # through so many at once the rival searches take gradients
 GRADIENT_AT_ONCE = {"attribution": 1, "integrated-gradients": GRADIENT_MASKS, "hard-concrete": 1, "dcm": 1}  # masks
 LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 60  # how far integrated gradients, Shapley values and hard-concrete gates go
-METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-log", "attribution", "integrated-gradients", "shapley",
+METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-published", "attribution", "integrated-gradients", "shapley",
            "hard-concrete", "dcm")
 
 
@@ -58,13 +61,18 @@ def guided_rows(most: int) -> int:
     return 12 + 14 * most
 
 
+def path_rows(epochs: int, budgets: int) -> int:
+    """What "pgb" may spend at most with its own settings, in rows a prompt: on gradients, and for each budget on cuts and repair."""
+    return 2 * (PATH_LINE + epochs) + budgets * (PATH_CUTS + PATH_LINE + PATH_ROUNDS * (2 + PATH_SWAPS + PATH_BESIDE))
+
+
 def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs: int = 15) -> int:
-    """Rows forwarded and back-propagated by a search (masks x prompts); for pgb and guided at most so many, for they may stop early.
-    Searches that optimise a mask do it twice where direction "abs" is asked for, which is not counted here."""
+    """Rows forwarded and back-propagated by a search (masks x prompts); for pgb, pgb-published and guided at most so many, for they
+    may stop early. Searches that optimise a mask do it twice where direction "abs" is asked for, which is not counted here."""
     last, each = max(budgets), len(budgets)
     return n * {"exhaustive": sum(math.comb(components, b) for b in budgets),
                 "greedy": sum(components - s for s in range(min(last, components))), "guided": guided_rows(last), "top-k": components + len(budgets),
-                "random": RANDOM_DRAWS * len(budgets), "pgb": 3 * epochs, "pgb-log": 3 * epochs,
+                "random": RANDOM_DRAWS * len(budgets), "pgb": path_rows(epochs, len(budgets)), "pgb-published": 3 * epochs,
                 "attribution": 2 + each, "integrated-gradients": 2 * LINE_STEPS + each, "shapley": PERMUTATIONS * (components - 1) + 1 + each,
                 "hard-concrete": 2 * L0_EPOCHS + each, "dcm": 2 * epochs + each}[method]
 
@@ -243,7 +251,8 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     methods = [methods] if isinstance(methods, str) else list(methods)
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)
-    graph_rows = max(min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods), len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods),
+    graph_rows = max(min(batch_size, shape.n) * max({"pgb": PATH_LINE, "pgb-published": 1}.get(m, 0) for m in methods),
+                     len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods),
                      *(GRADIENT_AT_ONCE.get(m, 0) * min(GRADIENT_PROMPTS, shape.n) for m in methods))
     total = sum(work.values()) + 2 * shape.n
     sharing = sum(work.get(m, 0) for m in ("exhaustive", "greedy", "top-k"))

@@ -200,15 +200,19 @@ def relative(effect: torch.Tensor) -> torch.Tensor:
 
 # --- transforms: what the relaxed search minimises -------------------------------------------------------------
 
-TRANSFORMS = ("inverse", "log")
+TRANSFORMS = ("inverse", "log", "raw")
 
 
-def transform_loss(effect: torch.Tensor, transform: str, scale: float) -> torch.Tensor:
+def transform_loss(effect: torch.Tensor, transform: str, scale: float, ratio: bool = True) -> torch.Tensor:
     """Loss per example from effects on the "log" scale, smaller when the effect is larger.
 
     "inverse": the paper's `1/(1 + rho) = exp(-effect)` (its section on the metric transformation), in log space. It is
         right for ratios only: for other metrics it has a pole at rho = -1. It saturates: beyond about 5 nats it and its
         gradient vanish.
     "log": `-effect / scale` with `scale` the absolute total effect; linear, never saturates, right for every metric.
+    "raw": no transform, to see what one is for: `-rho = 1 - exp(effect)` where the metric is a ratio, else `-effect`.
+        It has no bound: the prompt that moves most decides, and beyond 88 nats float32 overflows.
     """
-    return torch.exp(-effect) if one_of(transform, TRANSFORMS, "transform") == "inverse" else -effect / scale
+    if one_of(transform, TRANSFORMS, "transform") == "raw":
+        return -torch.expm1(effect) if ratio else -effect
+    return torch.exp(-effect) if transform == "inverse" else -effect / scale

@@ -25,7 +25,7 @@ from mctrace_nb.search import check_budgets, search
 MOST = 14  # components whose 2^N subsets are run
 WORTH = 0.05  # nats; budgets whose optimum is smaller are left out, as a share of it means little
 SAME = 1e-4  # nats that pass for rounding
-METHODS = ("guided", "pgb", "pgb-log", "greedy", "top-k")
+METHODS = ("guided", "pgb", "pgb-published", "greedy", "top-k")
 
 
 def every_set(trace: Effects) -> tuple[np.ndarray, np.ndarray]:

@@ -116,16 +116,19 @@ def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
         made.append(Section("positions", "Where: layer by layer, token by token", position_map(trace, positions_of),
                             f"The effect of {_spoken(positions_of)} of one layer at one token at a time, averaged over the prompts and "
                             "over the tokens of one role. The subject is what differs between the two prompts, or what noise acts on."))
-    for method in ("pgb", "pgb-log"):
+    for method in ("pgb", "pgb-published"):
         front = comparison.front(method)
         course = next((s for s in front.selections if s.budget == comparison.budget), None) if front else None
         if course is not None and course.trajectory is not None:
-            inverse = course.settings["transform"] == "inverse"
-            how = "the published transform 1/(1 + rho)" if inverse else "the transform -effect / total effect"
+            how = {"inverse": "the published transform 1/(1 + rho)", "log": "the transform -effect / total effect",
+                   "raw": "no transform"}[course.settings["transform"]]
+            end = (f"The chosen set, in colour, was cut to {comparison.budget} from the row that this shows ({course.settings['start']}), "
+                   f"and repaired by swaps ({course.settings['swaps']})." if method == "pgb" else
+                   f"It stops at the end of the first epoch that chooses at most {comparison.budget}. Lines above one half are the "
+                   "chosen components.")
             made.append(Section(f"trajectory_{method.replace('-', '_')}", f"How {method} got there",
                                 plots.trajectories(course, trace.components.labels),
-                                f"The relaxed mask under {how}, until the end of the first epoch that chooses at most "
-                                f"{comparison.budget}: there it stops. Lines above one half are the chosen components."))
+                                f"The relaxed mask under {how}, while the penalties rise. {end}"))
     return made
 
 

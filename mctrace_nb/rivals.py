@@ -195,6 +195,6 @@ def dcm(trace, budgets, direction, seed, progress, epochs: int = 15, lambda1: fl
     except InputError as error:
         if not ratio or "not a finite number" not in str(error):
             raise
-        raise InputError(f"{error}, or method 'pgb-log': 'dcm' optimises ratios as they are, which grow exponentially") from None
+        raise InputError(f"{error}, or method 'pgb': 'dcm' optimises ratios as they are, which grow exponentially") from None
     rankings = [np.lexsort((-mean, -mask)) for mask, mean in zip(masks.cpu().numpy(), total.cpu().numpy())]  # stable; last key first
     yield from _selections(clock, "dcm", rankings, budgets, direction)

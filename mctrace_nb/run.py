@@ -111,7 +111,7 @@ def validate(parameters: dict) -> dict:
     if values["n"] == 1:
         raise InputError("n=1 is out of range; a single prompt pair cannot be halved, give at least 2, or 0 for all there are")
     named_methods(values["methods"], 1, [1])
-    Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding")})
+    Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding") if values[name]})  # else the method's own
     return values
 
 

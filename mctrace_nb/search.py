@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from typing import Callable, Iterable, Iterator
 
@@ -20,7 +20,8 @@ from mctrace_nb.effects import NO_COUNTERFACTUAL, Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.guided import guides
 from mctrace_nb.progress import bar
-from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
+from mctrace_nb.path import front
+from mctrace_nb.relax import LINE, evaluate_epochs, relax, selection_at, settings_grid
 from mctrace_nb.results import SCORE, Front, Selection
 from mctrace_nb.rivals import attribution, dcm, hard_concrete, integrated_gradients, shapley
 
@@ -76,18 +77,43 @@ def greedy(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
             yield clock.selection("greedy", chosen, effects[best], size)
 
 
-def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size: int = 32,
+PATH = dict(lambda1=None, lambda2=None, schedule="path", transform="log")  # penalties found from the data
+
+
+def _rows(direction, seed, options: dict, defaults: dict) -> list:
+    """Settings of the relaxed searches: those of the user before those of the method; for "abs" one row each way."""
+    sides = ("max", "min") if direction == "abs" else (direction,)
+    return [s for side in sides for s in settings_grid(**{**defaults, "seed": seed, **options, "direction": side})]
+
+
+def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size: int = 32, repair: bool = True,
         **options) -> Iterator[Selection]:
+    """PGB-CT as a front in one run: a set of exactly S components at every budget S, and no penalty to tune.
+
+    The penalties rise along a path found from the data (`relax.Settings`); the masks are cut to every size and the best cut is
+    repaired by swaps (`mctrace_nb.path`). A row stops, as in the paper, once it keeps at most the smallest budget. repair=False
+    leaves the swaps out. Options that are given instead, single or as lists, run as rows of one batch. A Selection's `history` and
+    `trajectory` are those of the row that its set was cut from; `settings` says where ("start") and after how many "swaps".
+    """
+    clock, rows = Clock(trace), _rows(direction, seed, options, PATH)
+    runs = relax(trace, rows, epochs, batch_size, min(budgets), progress)
+    fronts = front(trace, runs, budgets, repair, batch_size * max(len(rows), len(LINE)), progress)
+    for budget in budgets:
+        best = max((found[budget] for found in fronts), key=lambda found: SCORE[direction](found.effect))
+        yield clock.selection("pgb", best.chosen, best.effect, budget, history=best.run.history, trajectory=np.stack(best.run.trajectory),
+                              settings={**asdict(best.run.settings), "start": best.start, "swaps": best.swaps})
+
+
+def published(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size: int = 32,
+              **options) -> Iterator[Selection]:
     """PGB-CT as published: at each budget S the set kept at the end of the first epoch that keeps at most S components.
 
     One run serves all budgets, because the course of the mask does not depend on S. Where several settings are given
-    (lists of lambda1, lambda2, seed), the best set by effect on the search prompts. A budget that no run reached is left
+    (as lists), the best set by effect on the search prompts. A budget that no run reached is left
     out. Metrics that are no ratios are transformed as they declare (`Metric.transform`).
     """
     start = time.perf_counter()
-    sides = ("max", "min") if direction == "abs" else (direction,)
-    settings = [s for side in sides for s in settings_grid(**{"seed": seed, **options, "direction": side})]
-    runs = relax(trace, settings, epochs, batch_size, min(budgets), progress)
+    runs = relax(trace, _rows(direction, seed, options, {}), epochs, batch_size, min(budgets), progress)
     evaluate_epochs(trace, runs)
     seconds = time.perf_counter() - start
     for budget in budgets:
@@ -98,13 +124,7 @@ def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size:
                        key=lambda s: SCORE[direction](s.effect))
             spent = [run.history[epoch - 1] for run, epoch in reached]
             spent += [run.history[-1] for run in runs if all(run is not r for r, _ in reached)]  # they ran in vain
-            yield replace(best, method="pgb", **{name: sum(row[name] for row in spent) for name in ("forwards", "backwards")})
-
-
-def pgb_log(trace, budgets, direction, seed, progress, **options) -> Iterator[Selection]:
-    """PGB-CT with the loss `-effect / total effect`, which does not saturate in confident models."""
-    found = pgb(trace, budgets, direction, seed, progress, **{**options, "transform": "log"})
-    return (replace(selection, method="pgb-log") for selection in found)
+            yield replace(best, **{name: sum(row[name] for row in spent) for name in ("forwards", "backwards")})
 
 
 def guided(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
@@ -118,7 +138,7 @@ def guided(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
 
 
 METHODS: dict[str, Callable[..., Iterator[Selection]]] = {
-    "exhaustive": exhaustive, "greedy": greedy, "guided": guided, "top-k": top_k, "pgb": pgb, "pgb-log": pgb_log,
+    "exhaustive": exhaustive, "greedy": greedy, "guided": guided, "top-k": top_k, "pgb": pgb, "pgb-published": published,
     "attribution": attribution, "integrated-gradients": integrated_gradients, "shapley": shapley, "hard-concrete": hard_concrete,
     "dcm": dcm, "random": random}
 
@@ -136,10 +156,11 @@ def search(trace: Effects, method: str = "greedy", budgets: Iterable[int] | int 
            seed: int = 0, heldout: bool = True, progress: bool = True, **options) -> Front:
     """Runs a method at each budget and reports its sets, also on the held-out prompts with 95 % intervals.
 
-    method: a name in `METHODS`: "exhaustive", "greedy", "guided", "top-k", "pgb", "pgb-log", "random", or one of the rivals in
-    `mctrace_nb.rivals`: "attribution", "integrated-gradients", "shapley", "hard-concrete", "dcm". direction: look for the largest effect ("max"), the
-    smallest ("min") or the largest in size ("abs"). options: those of the method (for "pgb" the fields of
-    `relax.Settings`, epochs and batch_size; for "random" draws; for the rivals their keyword arguments). The held-out prompts are never searched on, and their
+    method: a name in `METHODS`: "exhaustive", "greedy", "guided", "top-k", "pgb", "pgb-published", "random", or one of the rivals in
+    `mctrace_nb.rivals`: "attribution", "integrated-gradients", "shapley", "hard-concrete", "dcm". direction: look for the largest effect
+    ("max"), the smallest ("min") or the largest in size ("abs"). options: those of the method (for "pgb" and "pgb-published" the
+    fields of `relax.Settings`, without, epochs and batch_size; for "pgb" also repair; for "random" draws; for the rivals their keyword
+    arguments). The held-out prompts are never searched on, and their
     runs are not counted as work.
 
     Raises InputError for an unknown method, direction or option, or a budget out of range.

@@ -7,8 +7,8 @@ import math
 from mctrace_nb.effects import Effects
 from mctrace_nb.stats import Estimate
 
-SPOKEN = {"greedy": "Greedy search", "top-k": "Ranking single effects (top-k)", "pgb": "The published relaxation (pgb)",
-          "pgb-log": "The relaxation in log space (pgb-log)",
+SPOKEN = {"greedy": "Greedy search", "top-k": "Ranking single effects (top-k)", "pgb": "The relaxed mask with penalties from the data (pgb)",
+          "pgb-published": "The relaxation as published (pgb-published)",
           "attribution": "Attribution patching", "integrated-gradients": "Ranking by integrated gradients",
           "shapley": "Ranking sampled Shapley values", "hard-concrete": "L0 regularisation (hard-concrete gates)",
           "dcm": "Component masking by the raw effect (dcm)"}

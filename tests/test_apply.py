@@ -124,8 +124,8 @@ def test_what_does_not_fit_is_refused(lm):
 
 def test_selections_remember_where_they_were_found(lm, tmp_path):
     trace = Trace(lm, random_task(), "head_output", corruption="zero", positions="last")
-    for method in ("greedy", "pgb-log"):
-        front = search(trace, method, budgets=[2], progress=False, **({"lambda1": 1.0} if method == "pgb-log" else {}))
+    for method in ("greedy", "pgb"):
+        front = search(trace, method, budgets=[2], progress=False)
         for s in type(front).load(front.save(tmp_path / method)).selections:
             assert (s.kinds, s.corruption, s.positions) == (("head_output",), "zero", "last")
     assert math.isfinite(front.selections[0].effect)

@@ -81,7 +81,7 @@ def test_numbers_that_are_not_finite_win_no_search(lm):
     trace = Trace(lm, random_task(), "head_output")
     trace.prepare()
     trace.side().values["head_output", 0][0, 0] = float("nan")
-    for method in ("exhaustive", "greedy", "top-k", "pgb"):
+    for method in ("exhaustive", "greedy", "top-k", "pgb", "pgb-published"):
         with pytest.raises(InputError, match="gives nan, not a finite number"):
             search(trace, method, budgets=[1])
 
@@ -97,6 +97,7 @@ SEARCHES = {
     "budget 5": (dict(budgets=range(1, 6)), "budget 5 is out of range"), "no budget": (dict(budgets=[]), "out of range"),
     "option": (dict(method="greedy", draws=3), "unexpected keyword argument 'draws'"),
     "pgb option": (dict(method="pgb", lamda1=3), "did you mean 'lambda1'"),
+    "pgb's parts": (dict(method="pgb", without="binaries"), "unknown part of pgb 'binaries'; did you mean 'binary'"),
 }
 
 

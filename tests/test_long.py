@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long
 SETS = {
     "patterns": dict(task="coreference", components="head_pattern", budget=3),
     "outputs of the MLP": dict(task="names", components="mlp_output", budget=3, n=16),
-    "neurons at the last token": dict(task="facts", components="mlp_neuron", positions="last", budget=1, n=8, methods="top-k,pgb-log"),
+    "neurons at the last token": dict(task="facts", components="mlp_neuron", positions="last", budget=1, n=8, methods="top-k,pgb"),
     "blocks of both kinds": dict(task="binding", components="attn_block,mlp_block", budget=2),
     "all kinds of heads": dict(task="professions", components="head_pattern,head_output", budget=2),
     "noise on the subject": dict(task="facts", corruption="noise", positions="subject", budget=2),

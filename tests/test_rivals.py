@@ -136,7 +136,7 @@ def test_one_step_of_dcm_by_hand(gates):
 def test_dcm_refuses_ratios_that_overflow():
     lm, task = micro()
     lm.model.lm_head.weight.data *= 1000
-    with pytest.raises(InputError, match="not a finite number; .* or method 'pgb-log': 'dcm' optimises ratios"):
+    with pytest.raises(InputError, match="not a finite number; .* or method 'pgb': 'dcm' optimises ratios"):
         search(Trace(lm, task, "head_output"), "dcm", 2)
     assert search(Trace(lm, task, "head_output", metric="logit_diff"), "dcm", 2)[2].size == 2
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mctrace_nb.compare import compare, named_methods
 from mctrace_nb.errors import InputError
-from mctrace_nb.relax import SCHEDULES, Settings, pgb, relax, settings_grid
+from mctrace_nb import path
+from mctrace_nb.relax import BINARY, LINE, SCHEDULES, Settings, gradients, largest_penalty, pgb, relax, settings_grid
 from mctrace_nb.results import COLUMNS, Front, Selection
 from mctrace_nb.search import METHODS, SCORE, search
 from mctrace_nb.tracing import Trace
@@ -94,11 +95,12 @@ def one_run_by_hand(trace, s: Settings, epochs, batch):
     adam = torch.optim.Adam([mask], lr=s.lr)
     course = [mask.detach().numpy().copy()]
     for epoch in range(epochs):
-        grow = {"linear": epoch + 1, "exponential": 2 ** epoch, "quadratic": epoch ** 2, "constant": 1}[s.schedule]
+        grow = {"linear": epoch + 1, "exponential": 2 ** epoch, "quadratic": epoch ** 2, "constant": 1,
+                "path": 0.003 ** ((epochs - 1 - epoch) / (epochs - 1))}[s.schedule]
         order = np.random.default_rng([s.seed, epoch]).permutation(len(trace))
         for part in np.split(order, range(batch, len(trace), batch)):
             effect = trace.effects(mask, examples=torch.as_tensor(part))
-            fit = torch.exp(-effect) if s.transform != "log" else -effect / trace.scale
+            fit = {"inverse": torch.exp(-effect), "log": -effect / trace.scale, "raw": 1 - torch.exp(effect)}[s.transform]
             loss = fit.mean() + grow * (s.lambda1 * mask.sum() + s.lambda2 * (mask * (1 - mask)).sum())
             adam.zero_grad()
             loss.backward()
@@ -112,7 +114,7 @@ def one_run_by_hand(trace, s: Settings, epochs, batch):
 def test_many_settings_at_once_equal_one_at_a_time(trace):
     grid = [Settings(lambda1=a, lambda2=b, schedule=c, transform=t, lr=lr, seed=seed) for a, b, c, t, lr, seed in
             [(.05, .05, "linear", "inverse", .1, 0), (0., .2, "exponential", "log", .1, 0), (.1, 0., "quadratic", "log", .5, 1),
-             (.02, .1, "constant", "inverse", .05, 2)]]
+             (.02, .1, "constant", "inverse", .05, 2), (.4, .1, "path", "log", .2, 0), (.1, .1, "linear", "raw", .1, 3)]]
     for run, s in zip(relax(trace, grid, epochs=3, batch_size=4), grid):
         np.testing.assert_allclose(np.stack(run.trajectory), one_run_by_hand(trace, s, 3, 4), atol=1e-10)
 
@@ -132,34 +134,176 @@ def test_rounding_by_name():
     half = torch.tensor([0.5, 0.51])
     from mctrace_nb.relax import ROUNDINGS
     assert ROUNDINGS["strict"](half).tolist() == [False, True] and ROUNDINGS["paper"](half).tolist() == [True, True]
-    assert [SCHEDULES["quadratic"](t) for t in range(3)] == [0, 1, 4]
+    assert [SCHEDULES["quadratic"](t, 2) for t in range(3)] == [0, 1, 4]
+    assert [SCHEDULES["path"](t, 2) for t in range(3)] == pytest.approx([0.003, 0.003 ** 0.5, 1]) and SCHEDULES["path"](0, 0) == 1
 
 
-def test_front_of_pgb_is_one_run(trace):
+def test_the_published_front_is_one_run(trace):
     before = trace.work.copy()
-    front = search(trace, "pgb-log", budgets=range(1, 7), epochs=6, heldout=False)
+    front = search(trace, "pgb-published", budgets=range(1, 7), epochs=6, heldout=False, transform="log")
     assert all(s.history[-1]["kept"] == s.size <= s.budget for s in front.selections)
     assert trace.work.since(before).backwards <= 6 * len(trace)
 
 
 def test_runs_in_vain_are_counted(trace):
     """Settings that never reach the budget have cost their rows all the same."""
-    alone = search(trace, "pgb", budgets=[2], lambda1=0.3, epochs=6)[2]
-    both = search(trace, "pgb", budgets=[2], lambda1=[0.0, 0.3], lambda2=0.0, epochs=6)[2]
+    alone = search(trace, "pgb-published", budgets=[2], lambda1=0.3, epochs=6)[2]
+    both = search(trace, "pgb-published", budgets=[2], lambda1=[0.0, 0.3], lambda2=0.0, epochs=6)[2]
     assert both.backwards == alone.backwards + 6 * len(trace) and both.forwards > alone.forwards + 6 * len(trace)
+
+
+# --- a front in one run ---------------------------------------------------------------------------------------
+
+FOUND = dict(lambda1=None, lambda2=None, schedule="path", transform="log")
+
+
+def slopes_by_hand(trace, mask, step=1e-5):
+    """Central differences of the mean effect."""
+    near = torch.tensor(mask, dtype=torch.float64) + step * torch.stack([torch.eye(6), -torch.eye(6)]).double()
+    up, down = trace.effects(near.flatten(0, 1).clamp(0, 1)).mean(-1).reshape(2, 6)
+    return ((up - down) / (near.clamp(0, 1)[0] - near.clamp(0, 1)[1]).diagonal()).numpy()
+
+
+def test_gradients_and_the_largest_penalty_by_hand(trace):
+    """lambda_max is the largest slope of the fit at nothing, halfway and everything, however many rows a gradient takes at once."""
+    line = torch.tensor(LINE, dtype=torch.float64)[:, None].expand(-1, 6)
+    slopes = np.stack([slopes_by_hand(trace, row) for row in line.tolist()]) / trace.scale
+    for most_rows in (1, 4, 100):
+        np.testing.assert_allclose(-gradients(trace, line, Settings(transform="log"), most_rows), slopes, atol=1e-4)
+    run, = relax(trace, settings_grid(**FOUND), epochs=3)
+    assert max(row["lambda1"] for row in run.history) == run.history[-1]["lambda1"] == pytest.approx(slopes.max(), abs=1e-4)
+    assert [row["lambda2"] for row in run.history] == pytest.approx([BINARY * row["lambda1"] for row in run.history])
+    assert largest_penalty(torch.tensor([[0.5, 2.0]])) == 0  # where nothing helps, nothing has to be held down
+
+
+def test_a_path_is_the_plain_loop_with_the_penalties_it_found(trace):
+    """One loop serves both, and every schedule arrives at the same penalty, whatever the number of components that are averaged."""
+    for schedule in ("path", "linear", "constant"):
+        for penalty in ("sum", "mean"):
+            run, = relax(trace, settings_grid(**{**FOUND, "schedule": schedule, "penalty": penalty}), epochs=4, batch_size=4)
+            grown = {"path": 1, "linear": 4, "constant": 1}[schedule]
+            last = run.history[-1]["lambda1"]
+            assert last == pytest.approx(max(0, -run.line.min()))
+            fixed = Settings(lambda1=last / grown, lambda2=BINARY * last / grown, schedule=schedule, transform="log")
+            np.testing.assert_allclose(np.stack(run.trajectory), one_run_by_hand(trace, fixed, 4, 4), atol=1e-10)
+
+
+def test_found_penalties_follow_the_unit(trace):
+    """A metric in other units, or more of the same prompts, and the mask takes the same course."""
+    grid = settings_grid(**{**FOUND, "transform": ["log", "inverse", "raw"]})
+    together = relax(trace, grid, epochs=3, batch_size=4)
+    for run, s in zip(together, grid):
+        alone, = relax(trace, [s], epochs=3, batch_size=4)
+        np.testing.assert_allclose(run.trajectory, alone.trajectory, atol=1e-10)
+        assert run.history[-1]["forwards"] == alone.history[-1]["forwards"] == (3 + len(LINE)) * len(trace)
+    thousandfold = [Trace(trace.model, trace.task, "head_output", metric=lambda x, k=k: k * (x[..., 3] - x[..., 5])) for k in (1, 1000)]
+    one, other = (relax(t, settings_grid(**{**FOUND, "transform": "raw"}), epochs=3)[0] for t in thousandfold)
+    np.testing.assert_allclose(one.trajectory, other.trajectory, atol=1e-5)  # but for Adam's epsilon
+    assert other.history[-1]["lambda1"] == pytest.approx(1000 * one.history[-1]["lambda1"])
+
+
+@pytest.mark.parametrize("part, name, value", [("sparsity", "lambda1", 0.0), ("binary", "lambda2", 0.0), ("transform", "transform", "raw"),
+                                               ("schedule", "schedule", "constant")])
+def test_what_is_left_out_and_nothing_else(trace, part, name, value):
+    whole, less = settings_grid(**FOUND), settings_grid(**FOUND, without=part)
+    assert [vars(s) for s in less] == [{**vars(s), name: value} for s in whole] != [vars(s) for s in whole]
+    one, other = relax(trace, whole, epochs=2), relax(trace, less, epochs=2)
+    assert not np.allclose(one[0].trajectory[2], other[0].trajectory[2])
+    for penalty in ("lambda1", "lambda2"):
+        same = [row[penalty] for row in one[0].history] == [row[penalty] for row in other[0].history]
+        assert same == (part not in ("transform", "schedule") and penalty != name)
+    assert pgb(trace, epochs=2, without=part).settings[name] == value
+    assert search(trace, "pgb", [2], epochs=2, without=part)[2].settings[name] == value
+    with pytest.raises(InputError, match=f"unknown part of pgb '{part[:-1]}'; did you mean '{part}'"):
+        pgb(trace, without=part[:-1])
+
+
+def test_raw_that_overflows_is_refused(trace):
+    with pytest.raises(InputError, match="gives inf, not a finite number"):
+        from mctrace_nb.relax import finite
+        from mctrace_nb.metrics import transform_loss
+        finite(-transform_loss(torch.tensor([100.0]), "raw", 1.0), trace)
+    assert transform_loss(torch.tensor([2.0]), "raw", 5.0, ratio=False).item() == -2
+    assert transform_loss(torch.tensor([2.0]), "raw", 5.0).item() == pytest.approx(1 - np.exp(2))
+
+
+def test_cuts_by_hand():
+    """The largest entries of the masks that keep most nearly so many, ties to the first; then of the gradients of the line."""
+    assert path.top(np.array([.2, .9, .9, .1, .9]), 2) == (1, 2)
+    course = [np.full(4, .5), [.9, .8, .7, .6], [.9, .2, .8, .1], [.1, .2, .3, .9]]
+    run = path.Run(Settings(), list(map(np.array, course)), [dict(epoch=e, kept=k) for e, k in ((1, 4), (2, 2), (3, 1))],
+                   np.array([[-1., -3., 0., -2.], [0., -1., -2., 0.], [0., -1., -2., 0.]]))
+    assert path.cuts(run, 2) == {(0, 2): "epoch 2", (2, 3): "epoch 3", (0, 1): "epoch 1", (1, 3): "gradient at nothing",
+                                 (1, 2): "gradient at halfway"}
+    many = [np.random.default_rng(i).random(9) for i in range(20)]
+    run = path.Run(Settings(), many, [dict(epoch=e, kept=e) for e in range(1, 20)])
+    assert list(path.cuts(run, 3).values()) == ["epoch 3", "epoch 2", "epoch 4", "epoch 1"]
+
+
+def test_swaps_by_hand():
+    slope = np.array([5., 1., 4., 3., 2.])
+    assert set(path.swapped((0, 1, 2), slope)) == {(0, 2, 3), (0, 2, 4), (0, 1, 3), (0, 1, 4)}  # 1 or 2 out, 3 or 4 in
+    assert path.swapped((1,), slope) == [(0,), (2,), (3,), (4,)] and path.swapped((0, 1, 2, 3, 4), slope) == []
+    found = {2: path.Found((0, 1), 0., None, ""), 4: path.Found((0, 1, 2, 3), 0., None, "")}
+    assert path.neighbours(3, found, {2: slope, 4: slope}) == [(0, 1, 2), (0, 1, 3), (0, 2, 3), (0, 1, 2)]
+    assert path.neighbours(3, found, {}) == path.neighbours(6, found, {2: slope, 4: slope}) == []
+
+
+@pytest.mark.parametrize("direction", SCORE)
+def test_repair_only_helps_and_ends(trace, every_set, direction):
+    """From the worst set of each size: never worse than before, exact, of the same size, and within the rounds."""
+    sign = -1 if direction == "min" else 1
+    worst = {size: min((s for s in every_set if len(s) == size), key=lambda s: sign * every_set[s]) for size in range(1, 7)}
+    exact = path.Exact(trace)
+    exact.run(worst.values())
+    before = {size: path.Found(s, exact.known[s], None, "here") for size, s in worst.items()}
+    after = path.repaired(exact, before, "min" if direction == "min" else "max", 64)
+    for size, found in after.items():
+        assert len(found.chosen) == size and found.effect == pytest.approx(every_set[found.chosen], abs=1e-10)
+        assert sign * found.effect >= sign * before[size].effect and 0 <= found.swaps <= path.PATH_ROUNDS
+    assert sum(found.swaps for found in after.values()) > 0
+    plain, mended = (search(trace, "pgb", range(1, 7), direction, repair=repair, epochs=3) for repair in (False, True))
+    for one, other in zip(plain.selections, mended.selections):
+        assert SCORE[direction](other.effect) >= SCORE[direction](one.effect) and one.settings["swaps"] == 0
+        assert one.size == other.size == one.budget and other.backwards > one.backwards
+
+
+def test_the_front_needs_no_tuning_and_counts_its_work(trace):
+    fresh = Trace(trace.model, trace.task, "head_output")
+    fresh.prepare()
+    before = fresh.work.copy()
+    front = search(fresh, "pgb", range(1, 7), heldout=False)
+    assert [s.size for s in front.selections] == list(range(1, 7))
+    spent = fresh.work.since(before)
+    assert (front[6].forwards, front[6].backwards) == (spent.forwards, spent.backwards)
+    row = front[6]
+    assert len(row.trajectory) == len(row.history) + 1 and row.history[-1]["lambda1"] > 0 and row.settings["lambda1"] is None
+    two = search(trace, "pgb", [2], lambda1=[0.0, 0.3], transform=["log", "inverse"], epochs=2, heldout=False, repair=False)[2]
+    assert two.backwards == (4 * 2 + 2 * len(LINE)) * len(trace)  # lambda2 is still found, once for each transform
+
+
+@pytest.mark.parametrize("task, kind", [("professions", "head_output"), ("binding_operation", "head_output"), ("names", "head_pattern")])
+def test_pgb_is_at_least_as_good_as_greedy_without_tuning(tutorial, task, kind):
+    """On prompts that no setting was chosen on."""
+    import mctrace_nb as mct
+
+    trace = Trace(tutorial, mct.load_task(task, tutorial, n=64, seed=31), kind)
+    greedy, found = (search(trace, m, range(1, 9), heldout=False, progress=False) for m in ("greedy", "pgb"))
+    for plain, best in zip(greedy.selections, found.selections):
+        assert best.size == best.budget and best.effect >= 0.99 * plain.effect
 
 
 # --- fronts and files -----------------------------------------------------------------------------------------
 
 def test_front_frame_and_file(trace, tmp_path):
-    front = search(trace, "pgb-log", budgets=range(1, 7))
+    front = search(trace, "pgb", budgets=range(1, 7))
     frame = front.to_frame()
     assert tuple(frame.columns) == COLUMNS
     assert (frame["size"] == frame["components"].map(lambda c: len([x for x in c.split(";") if x]))).all()
-    dotted = search(trace, "pgb-log", budgets=[6], lambda1=np.array([0.05]), seed=0)
+    dotted = search(trace, "pgb", budgets=[6], lambda1=np.array([0.05]), seed=0)
     assert dotted.save(tmp_path / "front_0.05").name == "front_0.05.json" != dotted.save(tmp_path / "front_0.1").name
     loaded = Front.load(front.save(tmp_path / "front"))
-    assert loaded.to_frame().equals(frame) and json.loads((tmp_path / "front.json").read_text())["method"] == "pgb-log"
+    assert loaded.to_frame().equals(frame) and json.loads((tmp_path / "front.json").read_text())["method"] == "pgb"
     np.testing.assert_allclose(loaded.selections[0].trajectory, front.selections[0].trajectory, atol=1e-6)
 
 
@@ -199,12 +343,12 @@ def test_comparison_in_every_direction(trace, direction):
 
 
 def test_comparison_without_a_set_is_refused(trace):
-    with pytest.raises(InputError, match="pgb found no set for budget 2"):
-        compare(trace, "pgb", budget=2, lambda1=0.0, lambda2=0.0, epochs=1)
+    with pytest.raises(InputError, match="pgb-published found no set for budget 2"):
+        compare(trace, "pgb-published", budget=2, lambda1=0.0, lambda2=0.0, epochs=1)
     difference = Trace(trace.model, trace.task, "head_output", metric="logit_diff")
-    declared = compare(difference, "pgb", budget=2, lambda1=1.0).front("pgb").selections[0]
-    assert declared.method == "pgb" and declared.settings["transform"] == "log"
-    assert [f.method for f in compare(difference, budget=2).fronts] == ["exhaustive", "guided", "greedy", "top-k", "pgb-log", "random"]
+    declared = compare(difference, "pgb-published", budget=2, lambda1=1.0).front("pgb-published").selections[0]
+    assert declared.method == "pgb-published" and declared.settings["transform"] == "log"
+    assert [f.method for f in compare(difference, budget=2).fronts] == ["exhaustive", "guided", "greedy", "top-k", "pgb", "pgb-published", "random"]
 
 
 def test_auto_leaves_out_what_cannot_be_enumerated():

@@ -116,8 +116,8 @@ def test_published_transform_saturates(tutorial):
     """In a confident behaviour exp(-delta) is flat: PGB-CT as published stops far below what one head can do."""
     trace = Trace(tutorial, load_task("binding", tutorial, 64, seed=101), "head_output")
     exact = search(trace, "exhaustive", budgets=[2], heldout=False)[2].effect
-    published = [s.effect for s in search(trace, "pgb", budgets=[2], heldout=False).selections]
-    in_log_space = [s.effect for s in search(trace, "pgb-log", budgets=[2], heldout=False).selections]
+    published = [s.effect for s in search(trace, "pgb-published", budgets=[2], heldout=False).selections]
+    in_log_space = [s.effect for s in search(trace, "pgb-published", budgets=[2], heldout=False, transform="log").selections]
     assert max(published, default=0) < 0.6 * exact and max(in_log_space) > 0.9 * exact
 
 

@@ -13,11 +13,11 @@ from matplotlib.figure import Figure as Canvas
 # Okabe and Ito's colours; a method keeps its colour and marker everywhere.
 STYLE = {
     "exhaustive": ("#000000", "o"), "greedy": ("#0072B2", "s"), "top-k": ("#E69F00", "^"), "pgb": ("#D55E00", "D"),
-    "pgb-log": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
+    "pgb-published": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
     "attribution": ("#56B4E9", "<"), "integrated-gradients": ("#8A7600", ">"), "shapley": ("#7A4419", "h"),
     "hard-concrete": ("#4D4D4D", "p"), "dcm": ("#882255", "X"),
 }
-DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-log": (0, (2, 1)), "random": ":",
+DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-published": (0, (2, 1)), "random": ":",
           "attribution": (0, (1, 1)), "integrated-gradients": (0, (4, 1, 1, 1, 1, 1)), "shapley": (0, (8, 2)),
           "hard-concrete": (0, (3, 2, 1, 2)), "dcm": (0, (2, 2))}
 LINES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P"))  # for what is no method
