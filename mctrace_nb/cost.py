@@ -30,7 +30,7 @@ GUIDED_LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where guided search takes gradients b
 GUIDED_PROMPTS = 32  # which it takes through so many prompts at once
 GRADIENT_MASKS, GRADIENT_PROMPTS = 5, 32  # through so many at once the rival searches take gradients
 GRADIENT_AT_ONCE = {"attribution": 1, "integrated-gradients": GRADIENT_MASKS, "hard-concrete": 1, "dcm": 1}  # masks
-LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 60  # how far integrated gradients, Shapley values and hard-concrete gates go
+LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 20  # how far integrated gradients, Shapley values and hard-concrete gates go
 METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-log", "attribution", "integrated-gradients", "shapley",
            "hard-concrete", "dcm")
 

@@ -21,7 +21,7 @@ def test_every_search_does_the_work_that_was_foretold():
     assert set(cost.METHODS) == set(METHODS)
     for method in METHODS:
         trace = Trace(lm, task, "head_output")
-        options = dict(epochs=3, lambda1=1e-6, lambda2=0.0) if method.startswith("pgb") else {}
+        options = dict(epochs=3, lambda1=1e-6, lambda2=0.0) if method.startswith("pgb") else dict(epochs=3) if method == "dcm" else {}
         front = search(trace, method, budgets=[1, 2, 3], heldout=False, progress=False, **options)
         trace.prepare(), trace.scale
         foretold = cost.rows_of(method, 4, [1, 2, 3], len(task.search), epochs=3)
