@@ -33,7 +33,7 @@ PATH_CUTS = 4  # sets of each size that it cuts from the masks of a row
 PATH_SWAPS, PATH_BESIDE, PATH_ROUNDS = 4, 4, 4  # sets that it tries in a round of repair: swaps, sets from the sizes beside it; rounds
 GRADIENT_MASKS, GRADIENT_PROMPTS = 5, 32  # through so many at once the rival searches take gradients
 GRADIENT_AT_ONCE = {"attribution": 1, "integrated-gradients": GRADIENT_MASKS, "hard-concrete": 1, "dcm": 1}  # masks
-LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 60  # how far integrated gradients, Shapley values and hard-concrete gates go
+LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 20  # how far integrated gradients, Shapley values and hard-concrete gates go
 METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-published", "attribution", "integrated-gradients", "shapley",
            "hard-concrete", "dcm")
 

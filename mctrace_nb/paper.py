@@ -67,8 +67,8 @@ def ablations(trace: Trace, lambda1: Sequence[float], epochs: int = 15, seed: in
         grid = settings_grid(**{"lambda1": list(lambda1), "seed": seed, **options, "without": ABLATIONS[name]})
         runs = relax(trace, grid, epochs, progress=False)
         evaluate_epochs(trace, runs)
-        rows += [dict(ablation=name, lambda1=given, **{k: row[k] for k in ("epoch", "kept", "violation", "relaxed_effect", "effect")})
-                 for given, run in zip(lambda1, runs) for row in run.history]
+        rows += [dict(ablation=name, lambda1=run.settings.lambda1, **{k: row[k] for k in ("epoch", "kept", "violation", "relaxed_effect", "effect")})
+                 for run in runs for row in run.history]
     return pd.DataFrame(rows)
 
 
