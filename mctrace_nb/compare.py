@@ -22,7 +22,7 @@ AUTO = ("exhaustive", "guided", "greedy", "top-k", "pgb", "pgb-published", "rand
 SAME = 1e-5  # of an effect, or nats: what passes for rounding
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
 NO_GRADIENT = ("exhaustive", "greedy", "top-k", "random", "shapley")
-PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty")
+PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty", "transform", "without")
 
 
 def named_methods(methods: str | Sequence[str], n: int, budgets: Sequence[int]) -> list[str]:

@@ -16,6 +16,7 @@ from mctrace_nb import plots
 from mctrace_nb.compare import Comparison
 from mctrace_nb.errors import InputError
 from mctrace_nb.results import Selection
+from mctrace_nb.stability import Stability
 from mctrace_nb.tracing import Trace
 from mctrace_nb.views import speech, sweep
 
@@ -79,8 +80,9 @@ def position_map(trace, kind: str) -> plots.Figure:
     return plots.layer_by_token(found.by_role(), f"effect of {_spoken(kind)}", trace.metric.unit)
 
 
-def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
-    """The figures of a report, in reading order. positions_of: the kind of block for the layer x token picture, if any."""
+def sections(comparison: Comparison, positions_of: str = "", sure: Stability | None = None) -> list[Section]:
+    """The figures of a report, in reading order. positions_of: the kind of block for the layer x token picture, if any; sure: the search
+    repeated on draws of the prompts, if it was."""
     trace, unit = comparison.trace, comparison.trace.metric.unit
     drawn = comparison.front("random") is not None
     made = [
@@ -98,6 +100,8 @@ def sections(comparison: Comparison, positions_of: str = "") -> list[Section]:
         *([Section("why", "Why: what the members do together", plots.orders(comparison.explanation),
                    "The best set's joint effect as the sum of what its members do alone, what pairs of them add, triples, and so on. "
                    + comparison.explanation.words())] if comparison.best.size > 1 else []),
+        *([Section("stability", "How sure: the same search on draws of the prompts", plots.frequencies(sure),
+                   f"{sure.words(comparison.budget)} Each row is a budget; a dot marks the set on all prompts.")] if sure else []),
         Section("prompts", "On each prompt", per_prompt(comparison),
                 "The best set's effect on every single prompt. A line that stays near zero for long, or below it, means that the "
                 "mean speaks for some prompts only."),
@@ -146,6 +150,7 @@ def result(comparison: Comparison, parameters: dict) -> dict:
         total_effect=vars(total), direction=comparison.fronts[0].direction, budget=comparison.budget,
         selection=dict(method=best.method, exact=comparison.exact is not None, components=list(best.components),
                        effect=best.effect, effect_heldout=best.effect_heldout, ci=[best.ci_low, best.ci_high]),
+        over_all_budgets=json.loads(comparison.summary().reset_index().to_json(orient="records")), why=comparison.explanation.words() if best.size else "",
         methods={s.method: dict(components=list(s.components), effect=s.effect, band=s.band, forwards=s.forwards,
                                 backwards=s.backwards, settings=s.settings) for s in comparison.selections},
         words=comparison.words())
@@ -232,11 +237,11 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
         quality=_written(comparison.summary()), exact=comparison.exact is not None, parameters=parameters, versions=versions())
 
 
-def write(out: str | Path, comparison: Comparison, parameters: dict | None = None, positions_of: str = "") -> Path:
-    """Writes all files of a run into `out` (made if missing); returns the path of the report. positions_of: see `sections`."""
+def write(out: str | Path, comparison: Comparison, parameters: dict | None = None, positions_of: str = "", sure: Stability | None = None) -> Path:
+    """Writes all files of a run into `out` (made if missing); returns the path of the report. positions_of, sure: see `sections`."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    parameters, parts = dict(parameters or {}), sections(comparison, positions_of)
+    parameters, parts = dict(parameters or {}), sections(comparison, positions_of, sure)
     comparison.to_frame().to_csv(out / "front.csv", index=False)
     (out / "result.json").write_text(json.dumps(_plain(result(comparison, parameters)), indent=1, allow_nan=False) + "\n")
     for part in parts:

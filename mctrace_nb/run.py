@@ -13,6 +13,7 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.tasks import LOADERS, check_spec, is_file
 
 NOTEBOOK = "notebooks/analysis.ipynb"
+OWN = (-1.0, "")  # of a setting: what the method has of its own
 MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
 QUIET = ["--log-level=ERROR"]  # kernels warn at every start about a transport that never leaves the machine
 
@@ -103,15 +104,17 @@ def validate(parameters: dict) -> dict:
         one_of(values[name], allowed, name)
     for kind in values["components"].split(","):
         one_of(kind.strip(), KINDS, "kind of component")
-    for name, least in (("seed", 0), ("budget", 1), ("n", 0), ("epochs", 1), ("batch_size", 1)):
+    for name, least in (("seed", 0), ("budget", 1), ("n", 0), ("epochs", 1), ("batch_size", 1), ("draws", 0)):
         if values[name] < least:
             raise InputError(f"{name}={values[name]} is out of range; give at least {least}")
     if values["earlier"]:
         earlier(values["earlier"])
+    if values["draws"] == 1:
+        raise InputError("draws=1 is out of range; agreement needs at least 2 draws of the prompts, or 0 for none")
     if values["n"] == 1:
         raise InputError("n=1 is out of range; a single prompt pair cannot be halved, give at least 2, or 0 for all there are")
     named_methods(values["methods"], 1, [1])
-    Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding") if values[name]})  # else the method's own
+    Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding") if values[name] not in OWN})
     return values
 
 

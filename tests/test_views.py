@@ -78,7 +78,7 @@ def test_figures_say_what_they_show(fronts, tmp_path):
     assert data["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["alt"] == data["text/plain"] == repr(figure)
     assert figure.save(tmp_path / "f.png").read_bytes() == figure.png
     assert "pgb chose a" in plots.selection_map([f.selections[0] for f in fronts], ["a", "b"]).text
-    assert "chosen at the end: a" in plots.trajectories(fronts[1].selections[0], ["a", "b"]).text
+    assert "chosen: a" in plots.trajectories(fronts[1].selections[0], ["a", "b"]).text
     pairs = pd.DataFrame(dict(components=[("a", "b"), ("a", "c"), ("b", "c")], interaction=[1., -2., 0.]))
     assert "synergy is a with b (+1.00" in plots.interactions(pairs).text and "redundancy a with c (-2.00)" in plots.interactions(pairs).text
     alone = pd.DataFrame(dict(component=list("abc"), effect=[.1, .9, -.3], ci_low=[0, .8, -.4], ci_high=[.2, 1., -.2]))
