@@ -18,7 +18,7 @@ $(DONE): pyproject.toml constraints.txt
 	@touch $(DONE)
 
 trace: $(DONE) ## run the main job on the built-in model; leaves runs/first/report.html
-	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 2 --seed 0 --out runs/first --force
+	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 2 --draws 10 --seed 0 --out runs/first --force
 
 test: $(DONE) ## all tests (under 15 minutes on two cores)
 	$(PY) -m pytest -q -m "not long and not network"
