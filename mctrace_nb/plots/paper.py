@@ -58,7 +58,7 @@ def deviations(frames: Mapping[str, object], unit: str = "nats") -> Figure:
 
     frames: by name, frames with `singles` and `joint`, a row a pair.
     """
-    canvas, axes = _panels(len(frames))
+    canvas, axes = _panels(len(frames), most=2 if len(frames) == 4 else 3)
     said = []
     for axis, (name, frame) in zip(axes, frames.items()):
         axis.scatter(frame["singles"], frame["joint"], s=12, color="#0072B2", alpha=0.6, lw=0)
@@ -118,8 +118,8 @@ def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
     canvas, (axis,) = canvas_of(6.8, 3.4)
     dashes = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1.5, 1, 1.5)), ":", "-")
     for number, (name, (xs, ys)) in enumerate(curves.items()):
-        colour, marker = LINES[number % len(LINES)]
-        axis.plot(xs, ys, color=colour, marker=marker, ms=5, lw=1.5, ls=dashes[number % len(dashes)], label=name)
+        colour, marker = STYLE.get(name, LINES[number % len(LINES)])  # a method keeps its colour
+        axis.plot(xs, ys, color=colour, marker=marker, ms=5, lw=1.5, ls=DASHES.get(name, dashes[number % len(dashes)]), label=name)
         if bands and name in bands:
             axis.fill_between(xs, *bands[name], color=colour, alpha=0.15, lw=0)
     axis.set(xlabel=x, ylabel=y, title=title)
