@@ -16,7 +16,7 @@ GIRLS = "Lily Sue Amy Lucy Mia Anna Sara Jane Emma Mary Kate Rose".split()
 BOYS = "Tim Ben Timmy Max Jack Sam Tom John Bob Joe Peter Mark".split()
 STARTS = ("Once upon a time, there was a little {} named {}. One day,", "There was a little {} named {}. One day,",
           "Once there was a little {} named {}. One day,", "Once upon a time, there was a {} named {}. One day,")
-LAYERS_WIDE = ("head_output", "mlp_output", "mlp_neuron")
+KINDS = ("head_output", "mlp_output", "mlp_neuron")
 
 
 def folder() -> Path:
@@ -52,5 +52,5 @@ def measure(quick: bool) -> Iterator[dict]:
         print(f"  stories260K, {best.budget} of {len(trace.components)} heads: {', '.join(best.components)} {best.effect:.4f}; guided {found.effect:.4f}")
     yield dict(name="stories260K, 40 heads: smallest share of the exact optimum that guided finds",
                value=min(a.effect / b.effect for a, b in zip(guided.selections, exact.selections)), bar=1 - 1e-5, sense=">=")
-    for kind in LAYERS_WIDE[:1] if quick else LAYERS_WIDE:
+    for kind in KINDS[:1] if quick else KINDS:
         yield from against_greedy(trace.again(components=kind), f"stories260K, {kind}", 8 if quick else 24)
