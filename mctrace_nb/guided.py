@@ -78,7 +78,7 @@ class Guide:
             if self.allowed - self.spent < 2:
                 return None
             mask = self.trace.components.masks([sorted(chosen)])
-            self._gradients[chosen, ahead] = self._gradient((1 + mask) / 2 if ahead else mask)[0]
+            self._gradients[chosen, ahead] = self._gradient((1 + mask) / 2 if ahead else .1 + .9 * mask)[0]
         return self._gradients[chosen, ahead]
 
     # --- what is tried ---
