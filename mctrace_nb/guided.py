@@ -35,7 +35,7 @@ class Guide:
     trace: Effects
     most: int
     sign: int = 1
-    adds: int = 4
+    adds: int = 8
     swaps: int = 2
     known: dict[Set, float] = field(default_factory=lambda: {Set(): 0.0})
     best: dict[int, Set] = field(default_factory=lambda: {0: Set()})
@@ -100,7 +100,7 @@ class Guide:
 
     def shrink(self, chosen: Set) -> bool:
         gradient = self.gradient(chosen)
-        return gradient is not None and self.consider(chosen - {j} for j in self._ranked(gradient, chosen, True, self.adds))
+        return gradient is not None and self.consider(chosen - {j} for j in self._ranked(gradient, chosen, True, self.swaps))
 
     def run(self, progress: bool = False) -> "Guide":
         """Up through the sizes and down again; then rounds that look wider, until what may be spent is spent or all is tried."""
@@ -110,7 +110,7 @@ class Guide:
         with bar(what="guided", total=self.allowed, show=progress) as shown:
             for size in range(1, self.most + 1):
                 self.grow(self.best[size - 1])
-                while self.swap(self.best[size]):
+                while self.spent < self.allowed * size / self.most and self.swap(self.best[size]):
                     pass
                 shown.update(self.spent - shown.n)
             for size in range(self.most, 1, -1):
