@@ -107,7 +107,8 @@ def pgb_log(trace, budgets, direction, seed, progress, **options) -> Iterator[Se
 
 def guided(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
     """Gradients propose, exact effects decide (`mctrace_nb.guided`): one run serves all budgets, and its work, at most 12 + 14 S rows
-    a prompt, does not grow with the number of components. Sets of different budgets need not be nested."""
+    a prompt, does not grow with the number of components. Sets of different budgets need not be nested, and since what may be spent
+    is shared out among them, another largest budget can give another set of a size."""
     clock = Clock(trace)
     found = guides(trace, max(budgets), direction, progress)
     for budget in budgets:
