@@ -1,11 +1,16 @@
 """Guided search: gradients propose, exact effects decide.
 
-At a set H the gradient of the mean effect says, to first order, what each component would add and what each member is
-worth. A few additions, swaps and removals are taken from the top of that list and run exactly; the best set seen of each
-size is kept. A pair that acts only together has no gradient at the empty set, so the start is a ranking by integrated
-gradients, the mean gradient along the straight line from nothing to everything (Sundararajan et al. 2017), and later rounds
-also look at the gradient halfway from H to everything. The work is bounded by the number of budgets and does not
-grow with the number of components: a gradient covers all of them.
+Near a set H the gradient of the mean effect says what each component would add and what each member is worth. It is taken
+a tenth of the way from H to everything (`AHEAD`), for a component is worth what it adds over its whole way from 0 to 1: of
+192 MLP outputs (six tutorial tasks, sets of 1 to 23) the best addition was among the first four of the gradient at H itself in
+84 % of the cases, a tenth ahead in 95 %. A few additions, swaps and removals are taken from the top of that list and run
+exactly; the best set seen of each size is kept, and sets of different sizes need not be nested. A pair that acts only together
+has little gradient near the empty set, so the start is a ranking by integrated gradients, the mean gradient along the straight
+line from nothing to everything (Sundararajan et al. 2017), and what is left after one way up through the sizes and one down is
+spent on rounds that also look halfway from H to everything. Swaps are paced on the way up, so that the largest sizes get their
+additions too. The work is bounded by the number of budgets and
+does not grow with the number of components: a gradient covers all of them. Nothing is enumerated, so nothing is proven:
+among near ties, and where a model has saturated, greedy may be a little better.
 """
 
 from __future__ import annotations
@@ -22,20 +27,21 @@ from mctrace_nb.progress import bar
 from mctrace_nb.relax import finite
 
 Set = frozenset
+AHEAD = 0.1  # how far from a set towards everything gradients are taken: better than 0, 0.05 and 0.15
 
 
 @dataclass
 class Guide:
     """One guided search for the largest effect (sign 1) or the smallest (-1), at all sizes up to `most`.
 
-    adds, swaps: how many additions, and of members out and others in for swaps, are tried at a set; both grow when a
-    round finds nothing. known: the signed mean effect of every set that was run. best: the best of each size.
+    adds, swaps: how many additions are tried at a set, and how many members out and others in for swaps (of removals as many as
+    members); both grow when a round finds nothing. known: the signed mean effect of every set that was run. best: the best of each size.
     """
 
     trace: Effects
     most: int
     sign: int = 1
-    adds: int = 4
+    adds: int = 8
     swaps: int = 2
     known: dict[Set, float] = field(default_factory=lambda: {Set(): 0.0})
     best: dict[int, Set] = field(default_factory=lambda: {0: Set()})
@@ -73,12 +79,12 @@ class Guide:
         return self.sign * (finite(total, self.trace) / n).cpu().numpy()
 
     def gradient(self, chosen: Set, ahead: bool = False) -> np.ndarray | None:
-        """(N,) gradient at a set, or halfway from there to everything; None if nothing may be spent any more."""
+        """(N,) gradient near a set, or halfway from there to everything; None if nothing may be spent any more."""
         if (chosen, ahead) not in self._gradients:
             if self.allowed - self.spent < 2:
                 return None
             mask = self.trace.components.masks([sorted(chosen)])
-            self._gradients[chosen, ahead] = self._gradient((1 + mask) / 2 if ahead else mask)[0]
+            self._gradients[chosen, ahead] = self._gradient(torch.lerp(mask, torch.ones_like(mask), 0.5 if ahead else AHEAD))[0]
         return self._gradients[chosen, ahead]
 
     # --- what is tried ---
@@ -100,7 +106,7 @@ class Guide:
 
     def shrink(self, chosen: Set) -> bool:
         gradient = self.gradient(chosen)
-        return gradient is not None and self.consider(chosen - {j} for j in self._ranked(gradient, chosen, True, self.adds))
+        return gradient is not None and self.consider(chosen - {j} for j in self._ranked(gradient, chosen, True, self.swaps))
 
     def run(self, progress: bool = False) -> "Guide":
         """Up through the sizes and down again; then rounds that look wider, until what may be spent is spent or all is tried."""
@@ -110,7 +116,7 @@ class Guide:
         with bar(what="guided", total=self.allowed, show=progress) as shown:
             for size in range(1, self.most + 1):
                 self.grow(self.best[size - 1])
-                while self.swap(self.best[size]):
+                while self.spent < self.allowed * size / self.most and self.swap(self.best[size]):
                     pass
                 shown.update(self.spent - shown.n)
             for size in range(self.most, 1, -1):
