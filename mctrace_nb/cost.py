@@ -27,12 +27,12 @@ SECONDS_A_LAYER = 4e-4  # what a layer costs in a pass over hardly any tokens, m
 ATTAINED = 0.6  # share of the matrix library's speed that a whole model reaches, measured on GPT-2 small
 RANDOM_DRAWS = 40  # random sets of each size: enough for where nine in ten of them lie
 GUIDED_LINE = (0.1, 0.3, 0.5, 0.7, 0.9)  # where guided search takes gradients between nothing and everything
-GUIDED_PROMPTS = 32  # which it takes through so many prompts at once
 PATH_LINE = 3  # gradients by which "pgb" finds its penalties
 PATH_CUTS = 4  # sets of each size that it cuts from the masks of a row
 PATH_SWAPS, PATH_BESIDE, PATH_ROUNDS = 4, 4, 4  # sets that it tries in a round of repair: swaps, sets from the sizes beside it; rounds
-GRADIENT_MASKS, GRADIENT_PROMPTS = 5, 32  # through so many at once the rival searches take gradients
-GRADIENT_AT_ONCE = {"attribution": 1, "integrated-gradients": GRADIENT_MASKS, "hard-concrete": 1, "dcm": 1}  # masks
+GRADIENT_MASKS, GRADIENT_PROMPTS = 5, 32  # through so many at once searches take gradients
+GRADIENT_AT_ONCE = {"guided": len(GUIDED_LINE), "pgb": GRADIENT_MASKS, "attribution": 1, "integrated-gradients": GRADIENT_MASKS, "hard-concrete": 1,
+                    "dcm": 1}  # masks
 LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 20  # how far integrated gradients, Shapley values and hard-concrete gates go
 METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-published", "attribution", "integrated-gradients", "shapley",
            "hard-concrete", "dcm")
@@ -251,8 +251,7 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
     methods = [methods] if isinstance(methods, str) else list(methods)
     work = {m: rows_of(one_of(m, METHODS, "method"), len(made), budgets, shape.n, epochs) for m in methods}
     rows_at_once = batch_rows or batch_rows_for(lm.width, shape.tokens)
-    graph_rows = max(min(batch_size, shape.n) * max({"pgb": PATH_LINE, "pgb-published": 1}.get(m, 0) for m in methods),
-                     len(GUIDED_LINE) * min(GUIDED_PROMPTS, shape.n) * ("guided" in methods),
+    graph_rows = max(min(batch_size, shape.n) * any(m.startswith("pgb") for m in methods),
                      *(GRADIENT_AT_ONCE.get(m, 0) * min(GRADIENT_PROMPTS, shape.n) for m in methods))
     total = sum(work.values()) + 2 * shape.n
     sharing = sum(work.get(m, 0) for m in ("exhaustive", "greedy", "top-k"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import Iterable
+from typing import Callable, Iterable
 
 import numpy as np
 import torch
@@ -13,10 +13,17 @@ from mctrace_nb.cost import GRADIENT_MASKS, GRADIENT_PROMPTS
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
-from mctrace_nb.relax import finite
 from mctrace_nb.results import Selection
 
 MASK_NUMBERS = 1 << 24  # in the masks of one call
+
+
+def finite(values: torch.Tensor, trace: Effects) -> torch.Tensor:
+    """The values themselves. Raises InputError if one is not a number: it would win every comparison."""
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"{trace!r}: an intervention gives {values[~torch.isfinite(values)][0].item()}, not a finite number; "
+                         f"use dtype='float32' or 'float64' (this is {trace.model.dtype})")
+    return values
 
 
 def mean_effects(trace: Effects, sets: Iterable[tuple[int, ...]], total: int, progress: bool = False,
@@ -39,19 +46,20 @@ def check_gradients(trace: Effects, masks: int = 1) -> None:
     trace.check_memory(min(GRADIENT_PROMPTS, len(trace)) * min(GRADIENT_MASKS, masks))
 
 
-def mean_gradients(trace: Effects, masks: torch.Tensor, scale: str | None = None, examples: np.ndarray | None = None) -> torch.Tensor:
+def mean_gradients(trace: Effects, masks: torch.Tensor, scale: str | None = None, examples: np.ndarray | None = None,
+                   of: Callable[[torch.Tensor], torch.Tensor] = lambda effects: effects) -> torch.Tensor:
     """Gradients `(R, N)` of the mean effects of masks `(R, N)`, through so few masks and prompts at once that memory does not grow with
     their numbers.
 
-    scale: of the effects, as in `Trace.effects`. examples: numbers of the prompts, `(b,)`, by default all. Raises InputError where a
-    gradient is not finite.
+    scale: of the effects, as in `Trace.effects`. examples: numbers of the prompts, `(b,)`, by default all. of: what the mean is taken
+    of, a function of the effects prompt by prompt. Raises InputError where a gradient is not finite.
     """
     examples = np.arange(len(trace)) if examples is None else examples
     parts, found = np.array_split(examples, -(-len(examples) // GRADIENT_PROMPTS)), []
     for some in masks.split(GRADIENT_MASKS):
         leaf = some.detach().clone().requires_grad_()
         # Of the masks alone: `backward` would also leave gradients on weights that are not frozen.
-        found.append(sum(torch.autograd.grad(trace.effects(leaf, examples=part, scale=scale).sum(), leaf)[0] for part in parts))
+        found.append(sum(torch.autograd.grad(of(trace.effects(leaf, examples=part, scale=scale)).sum(), leaf)[0] for part in parts))
     return finite(torch.cat(found) / len(examples), trace)
 
 

@@ -8,9 +8,9 @@ exactly; the best set seen of each size is kept, and sets of different sizes nee
 has little gradient near the empty set, so the start is a ranking by integrated gradients, the mean gradient along the straight
 line from nothing to everything (Sundararajan et al. 2017), and what is left after one way up through the sizes and one down is
 spent on rounds that also look halfway from H to everything. Swaps are paced on the way up, so that the largest sizes get their
-additions too. The work is bounded by the number of budgets and
-does not grow with the number of components: a gradient covers all of them. Nothing is enumerated, so nothing is proven:
-among near ties, and where a model has saturated, greedy may be a little better.
+additions too. The work is bounded by the number of budgets and does not grow with the number of components: a gradient covers
+all of them. Nothing is enumerated, so nothing is proven: among near ties, and where a model has saturated, greedy may be a little
+better.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mctrace_nb.cost import GUIDED_LINE, GUIDED_PROMPTS, guided_rows
+from mctrace_nb.cost import GUIDED_LINE, guided_rows
+from mctrace_nb.counting import check_gradients, finite, mean_gradients
 from mctrace_nb.effects import Effects
-from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
-from mctrace_nb.relax import finite
 
 Set = frozenset
 AHEAD = 0.1  # how far from a set towards everything gradients are taken: better than 0, 0.05 and 0.15
@@ -69,14 +68,9 @@ class Guide:
         return better
 
     def _gradient(self, masks: torch.Tensor) -> np.ndarray:
-        """(R, N) gradients of the signed mean effect, in batches of prompts, so that memory does not grow with their number."""
-        total, n = 0, len(self.trace)
-        for part in np.array_split(np.arange(n), -(-n // GUIDED_PROMPTS)):
-            leaf = masks.clone().requires_grad_()
-            effects = self.trace.effects(leaf, examples=part, scale="log")
-            total = total + torch.autograd.grad(effects.sum(), leaf)[0]
+        """(R, N) gradients of the signed mean effect."""
         self.spent += 2 * len(masks)
-        return self.sign * (finite(total, self.trace) / n).cpu().numpy()
+        return self.sign * mean_gradients(self.trace, masks, "log").cpu().numpy()
 
     def gradient(self, chosen: Set, ahead: bool = False) -> np.ndarray | None:
         """(N,) gradient near a set, or halfway from there to everything; None if nothing may be spent any more."""
@@ -137,7 +131,5 @@ class Guide:
 
 def guides(trace: Effects, most: int, direction: str, progress: bool = False) -> list[Guide]:
     """The searches that a direction asks for: one, or for "abs" one each way. Raises InputError for a metric without a gradient."""
-    if not trace.metric.differentiable:
-        raise InputError(f"metric {trace.metric.name!r} has no gradient to guide a search; use 'log_odds', or method 'greedy'")
-    trace.check_memory(min(GUIDED_PROMPTS, len(trace)) * len(GUIDED_LINE))
+    check_gradients(trace, len(GUIDED_LINE))
     return [Guide(trace, most, sign).run(progress) for sign in {"max": (1,), "min": (-1,), "abs": (1, -1)}[direction]]

@@ -15,9 +15,9 @@ from typing import Sequence
 import numpy as np
 
 from mctrace_nb.cost import PATH_BESIDE, PATH_CUTS, PATH_ROUNDS, PATH_SWAPS
-from mctrace_nb.counting import mean_effects
+from mctrace_nb.counting import mean_effects, mean_gradients
 from mctrace_nb.effects import Effects
-from mctrace_nb.relax import DIRECTIONS, Run, Settings, gradients
+from mctrace_nb.relax import DIRECTIONS, Run
 
 POINTS = ("nothing", "halfway", "everything")  # relax.LINE in words
 Set = tuple[int, ...]  # component numbers, rising
@@ -83,14 +83,12 @@ class Exact:
             self.known.update(zip(new, mean_effects(self.trace, new, len(new), self.progress).tolist()))
 
 
-def repaired(exact: Exact, found: dict[int, Found], direction: str, most_rows: int) -> dict[int, Found]:
+def repaired(exact: Exact, found: dict[int, Found], direction: str) -> dict[int, Found]:
     """The sets of all sizes after at most PATH_ROUNDS changes each, all sizes in one batch; a set changes only for a better one."""
     trace, sign, found, unsettled = exact.trace, DIRECTIONS[direction], dict(found), list(found)
-    # The gradient of the plain effect, in whatever unit: only its order counts.
-    plain = Settings(transform="log", direction=direction)
     for _ in range(PATH_ROUNDS):
         masks = trace.components.masks([found[size].chosen for size in unsettled])
-        slopes = dict(zip(unsettled, -gradients(trace, masks, plain, most_rows).cpu().numpy()))
+        slopes = dict(zip(unsettled, sign * mean_gradients(trace, masks, "log").cpu().numpy()))
         tried = {size: neighbours(size, found, slopes) + (swapped(found[size].chosen, slopes[size]) if size in slopes else [])
                  for size in found}
         exact.run([s for sets in tried.values() for s in sets])
@@ -105,8 +103,8 @@ def repaired(exact: Exact, found: dict[int, Found], direction: str, most_rows: i
     return found
 
 
-def front(trace: Effects, runs: Sequence[Run], budgets: Sequence[int], repair: bool, most_rows: int, progress: bool) -> list[dict[int, Found]]:
-    """For each direction among the rows, the best set of exactly each size. most_rows: that a gradient is taken through at once."""
+def front(trace: Effects, runs: Sequence[Run], budgets: Sequence[int], repair: bool, progress: bool) -> list[dict[int, Found]]:
+    """For each direction among the rows, the best set of exactly each size."""
     exact, fronts = Exact(trace, progress), []
     pool = [(run, size, cuts(run, size)) for run in runs for size in budgets]
     exact.run([s for _, _, sets in pool for s in sets])
@@ -117,5 +115,5 @@ def front(trace: Effects, runs: Sequence[Run], budgets: Sequence[int], repair: b
                 effect = exact.known[chosen]
                 if size not in found or DIRECTIONS[direction] * effect > DIRECTIONS[direction] * found[size].effect:
                     found[size] = Found(chosen, effect, run, start)
-        fronts.append(repaired(exact, found, direction, most_rows) if repair else found)
+        fronts.append(repaired(exact, found, direction) if repair else found)
     return fronts

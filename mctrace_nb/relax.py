@@ -19,6 +19,8 @@ from typing import Sequence
 import numpy as np
 import torch
 
+from mctrace_nb.cost import GRADIENT_PROMPTS
+from mctrace_nb.counting import finite, mean_gradients
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.metrics import TRANSFORMS, transform_loss
@@ -107,19 +109,6 @@ def fit(trace: Effects, effects: torch.Tensor, settings: Settings) -> torch.Tens
                           ratio=trace.transform == "inverse")
 
 
-def gradients(trace: Effects, masks: torch.Tensor, settings: Settings, most_rows: int) -> torch.Tensor:
-    """Gradients of the mean fit at some masks, both `(R, N)`; at most so many rows (masks x prompts) at once."""
-    found, n = [], len(trace)
-    for some in masks.split(most_rows):
-        total = torch.zeros_like(some)
-        for part in torch.arange(n).split(max(1, most_rows // len(some))):
-            leaf = some.clone().requires_grad_()
-            effects = trace.effects(leaf, examples=part.numpy(), scale="log")
-            total += torch.autograd.grad(fit(trace, effects, settings).sum(), leaf)[0]
-        found.append(finite(total / n, trace))
-    return torch.cat(found)
-
-
 def largest_penalty(line: torch.Tensor) -> float:
     """lambda_max as of the lasso: no gradient of the fit, `(3, N)` at `LINE`, is strong enough to raise any entry against it."""
     return max(0.0, -float(line.min()))
@@ -143,7 +132,7 @@ def relax(trace: Effects, settings: Sequence[Settings], epochs: int = 15, batch_
                          "use transform='log'")
     n, device = len(trace), trace.model.device
     measured = {(s.transform, s.direction): s for s in settings if s.lambda1 is None or s.lambda2 is None}
-    trace.check_memory(min(batch_size, n) * max(len(settings), len(LINE) * bool(measured)))
+    trace.check_memory(max(min(batch_size, n) * len(settings), min(GRADIENT_PROMPTS, n) * len(LINE) * bool(measured)))
     dtype = torch.float64 if trace.model.dtype == torch.float64 else torch.float32
 
     def column(read):
@@ -153,7 +142,7 @@ def relax(trace: Effects, settings: Sequence[Settings], epochs: int = 15, batch_
     # Adam is elementwise and its step proportional to lr, so one optimiser of step 1, scaled row by row, serves all rows.
     rates = column(lambda s: s.lr)
     points = torch.tensor(LINE, dtype=dtype, device=device)[:, None].expand(-1, len(trace.components))
-    lines = {key: gradients(trace, points, s, batch_size * len(LINE)) for key, s in measured.items()}
+    lines = {key: mean_gradients(trace, points, "log", of=lambda effects, s=s: fit(trace, effects, s)) for key, s in measured.items()}
     optimiser = torch.optim.Adam([masks], lr=1.0)
 
     def penalty(s: Settings, name: str) -> float:
@@ -247,14 +236,6 @@ def pgb(trace: Effects, budget: int | None = None, epochs: int = 15, batch_size:
         warnings.warn(f"pgb still chooses {max(s.size for s in found)} components after {epochs} epochs, more than the budget of "
                       f"{budget}; give larger penalties or more epochs", stacklevel=2)
     return found if listed else found[0]
-
-
-def finite(values: torch.Tensor, trace: Effects) -> torch.Tensor:
-    """The values themselves. Raises InputError if one is not a number: it would win every comparison."""
-    if not bool(torch.isfinite(values).all()):
-        raise InputError(f"{trace!r}: an intervention gives {values[~torch.isfinite(values)][0].item()}, not a finite number; "
-                         f"use dtype='float32' or 'float64' (this is {trace.model.dtype})")
-    return values
 
 
 def evaluate_epochs(trace: Effects, runs: Sequence[Run]) -> None:

@@ -21,7 +21,7 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.guided import guides
 from mctrace_nb.progress import bar
 from mctrace_nb.path import front
-from mctrace_nb.relax import LINE, evaluate_epochs, relax, selection_at, settings_grid
+from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
 from mctrace_nb.results import SCORE, Front, Selection
 from mctrace_nb.rivals import attribution, dcm, hard_concrete, integrated_gradients, shapley
 
@@ -97,7 +97,7 @@ def pgb(trace, budgets, direction, seed, progress, epochs: int = 15, batch_size:
     """
     clock, rows = Clock(trace), _rows(direction, seed, options, PATH)
     runs = relax(trace, rows, epochs, batch_size, min(budgets), progress)
-    fronts = front(trace, runs, budgets, repair, batch_size * max(len(rows), len(LINE)), progress)
+    fronts = front(trace, runs, budgets, repair, progress)
     for budget in budgets:
         best = max((found[budget] for found in fronts), key=lambda found: SCORE[direction](found.effect))
         yield clock.selection("pgb", best.chosen, best.effect, budget, history=best.run.history, trajectory=np.stack(best.run.trajectory),

@@ -5,27 +5,13 @@ import torch
 from conftest import asset
 
 import mctrace_nb as mct
-
-GIRLS, BOYS = "Lily Sue Amy Lucy Mia Anna Sara Jane Emma Mary Kate Rose".split(), "Tim Ben Timmy Max Jack Sam Tom John Bob Joe Peter Mark".split()
-STARTS = ("Once upon a time, there was a little {} named {}. One day,", "There was a little {} named {}. One day,",
-          "Once there was a little {} named {}. One day,", "Once upon a time, there was a {} named {}. One day,",
-          "There once was a little {} named {}. Every day,")
+from mctrace_nb.bench.stories import pronouns
 
 
 @pytest.fixture(scope="module")
 def trace():
     model = mct.load_model(str(asset("models/stories260K/config.json").parent), device="cpu")
-    pairs = []
-    for start in STARTS:
-        free = list(BOYS)
-        for girl in GIRLS:
-            other = start.format("girl", girl)
-            length = len(model.tokenizer(other)["input_ids"])
-            boy = next((b for b in free if len(model.tokenizer(start.format("boy", b))["input_ids"]) == length), None)
-            if boy:
-                free.remove(boy)
-                pairs.append(dict(base=start.format("boy", boy), counterfactual=other, target="she", foil="he", group=start))
-    return mct.Trace(model, mct.Task.from_pairs(pairs, model, name="pronouns", heldout=0), "head_output")
+    return mct.Trace(model, pronouns(model, None), "head_output")
 
 
 def test_begins_with_bos_once_and_pairs_are_many(trace):

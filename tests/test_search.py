@@ -9,11 +9,14 @@ import torch
 from conftest import random_task, tiny_gpt2
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from micro import micro
 
 from mctrace_nb.compare import compare, named_methods
 from mctrace_nb.errors import InputError
 from mctrace_nb import path
-from mctrace_nb.relax import BINARY, LINE, SCHEDULES, Settings, gradients, largest_penalty, pgb, relax, settings_grid
+from mctrace_nb.counting import mean_gradients
+from mctrace_nb.metrics import transform_loss
+from mctrace_nb.relax import BINARY, LINE, SCHEDULES, Settings, fit, largest_penalty, pgb, relax, settings_grid
 from mctrace_nb.results import COLUMNS, Front, Selection
 from mctrace_nb.search import METHODS, SCORE, search
 from mctrace_nb.tracing import Trace
@@ -165,11 +168,11 @@ def slopes_by_hand(trace, mask, step=1e-5):
 
 
 def test_gradients_and_the_largest_penalty_by_hand(trace):
-    """lambda_max is the largest slope of the fit at nothing, halfway and everything, however many rows a gradient takes at once."""
+    """lambda_max is the largest slope of the fit at nothing, halfway and everything."""
     line = torch.tensor(LINE, dtype=torch.float64)[:, None].expand(-1, 6)
     slopes = np.stack([slopes_by_hand(trace, row) for row in line.tolist()]) / trace.scale
-    for most_rows in (1, 4, 100):
-        np.testing.assert_allclose(-gradients(trace, line, Settings(transform="log"), most_rows), slopes, atol=1e-4)
+    fitted = mean_gradients(trace, line, "log", of=lambda effects: fit(trace, effects, Settings(transform="log")))
+    np.testing.assert_allclose(-fitted, slopes, atol=1e-4)
     run, = relax(trace, settings_grid(**FOUND), epochs=3)
     assert max(row["lambda1"] for row in run.history) == run.history[-1]["lambda1"] == pytest.approx(slopes.max(), abs=1e-4)
     assert [row["lambda2"] for row in run.history] == pytest.approx([BINARY * row["lambda1"] for row in run.history])
@@ -218,13 +221,13 @@ def test_what_is_left_out_and_nothing_else(trace, part, name, value):
         pgb(trace, without=part[:-1])
 
 
-def test_raw_that_overflows_is_refused(trace):
-    with pytest.raises(InputError, match="gives inf, not a finite number"):
-        from mctrace_nb.relax import finite
-        from mctrace_nb.metrics import transform_loss
-        finite(-transform_loss(torch.tensor([100.0]), "raw", 1.0), trace)
+def test_raw_by_hand_and_refused_where_it_overflows():
     assert transform_loss(torch.tensor([2.0]), "raw", 5.0, ratio=False).item() == -2
     assert transform_loss(torch.tensor([2.0]), "raw", 5.0).item() == pytest.approx(1 - np.exp(2))
+    lm, task = micro()
+    lm.model.lm_head.weight.data *= 1000  # thousands of nats
+    with pytest.raises(InputError, match="not a finite number"):
+        pgb(Trace(lm, task, "head_output"), without="transform", progress=False)
 
 
 def test_cuts_by_hand():
@@ -257,7 +260,7 @@ def test_repair_only_helps_and_ends(trace, every_set, direction):
     exact = path.Exact(trace)
     exact.run(worst.values())
     before = {size: path.Found(s, exact.known[s], None, "here") for size, s in worst.items()}
-    after = path.repaired(exact, before, "min" if direction == "min" else "max", 64)
+    after = path.repaired(exact, before, "min" if direction == "min" else "max")
     for size, found in after.items():
         assert len(found.chosen) == size and found.effect == pytest.approx(every_set[found.chosen], abs=1e-10)
         assert sign * found.effect >= sign * before[size].effect and 0 <= found.swaps <= path.PATH_ROUNDS
@@ -392,7 +395,7 @@ def test_guided_goes_both_ways_and_needs_a_gradient(tutorial):
         exact, guided = (search(trace, m, range(1, 4), direction=direction, heldout=False, progress=False) for m in ("exhaustive", "guided"))
         for best, found in zip(exact.selections, guided.selections):
             assert SCORE[direction](found.effect) == pytest.approx(SCORE[direction](best.effect), abs=1e-3)
-    with pytest.raises(mct.InputError, match="no gradient to guide a search; use 'log_odds', or method 'greedy'"):
+    with pytest.raises(mct.InputError, match="no gradient to search by; use 'log_odds', or method 'greedy'"):
         search(trace.again(metric="accuracy"), "guided", [1])
 
 

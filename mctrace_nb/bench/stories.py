@@ -24,8 +24,8 @@ def folder() -> Path:
     return Path(os.environ.get("MCTRACE_ASSETS", "../shared/assets")) / "models" / "stories260K"
 
 
-def pronouns(model, n: int) -> Task:
-    """Pairs "... a little girl named Lily. One day," -> she and "... a little boy named Tim. One day," -> he, of equal length."""
+def pronouns(model, n: int | None) -> Task:
+    """`n` (None: all) pairs "... a little girl named Lily. One day," -> she and "... a little boy named Tim. One day," -> he, of equal length."""
     pairs = []
     for start in STARTS:
         free = list(BOYS)
