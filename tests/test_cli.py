@@ -15,7 +15,7 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.results import COLUMNS
 from mctrace_nb.run import AnalysisFailed, analyse, notebook_parameters, parameter_names, validate
 
-FAST = ["--n", "8", "--budget", "2", "--methods", "exhaustive,greedy,pgb,pgb-published,random", "--epochs", "3"]
+FAST = ["--n", "8", "--budget", "2", "--methods", "exhaustive,greedy,pgb,pgb-published,random", "--epochs", "3", "--draws", "2"]
 
 
 def mctrace(*words, cwd=ROOT, **more):
@@ -90,8 +90,10 @@ BAD = {
     "half a component": (["--budget", "2.5"], "budget='2.5' is not a valid int"),
     "seed": (["--seed", "-1"], "seed=-1 is out of range"),
     "infinite": (["--lambda1", "inf"], "lambda1=inf is out of range"),
+    "negative": (["--lambda1", "-2"], "lambda1=-2.0 is out of range"),
+    "one draw": (["--draws", "1"], "draws=1 is out of range"),
     "n 1": (["--n", "1"], "n=1 is out of range"),
-    "lambda": (["--lambda1", "-1"], "lambda1=-1.0 is out of range"),
+    "lambda": (["--lambda2", "-0.5"], "lambda2=-0.5 is out of range"),
     "stray word": (["names"], "unknown option 'names'"),
     "no such file": (["--task", "no/such/pairs.csv"], "task file 'no/such/pairs.csv' is not there"),
     "variant": (["--task", "winobias:tpye2"], "did you mean 'type2'"),

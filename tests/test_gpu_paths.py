@@ -77,7 +77,7 @@ def test_looking_at_every_loss_would_be_noticed(lm, task, monkeypatch):
     trace = Trace(lm, task, "head_output")
     trace.prepare(), trace.scale
     loss = room.transform_loss
-    monkeypatch.setattr(room, "transform_loss", lambda *args: loss(*args) if bool(torch.isfinite(args[0]).all()) else None)
+    monkeypatch.setattr(room, "transform_loss", lambda *args, **more: loss(*args, **more) if bool(torch.isfinite(args[0]).all()) else None)
     counts = []
     for batch_size in (12, 2):
         with Waits() as waits:

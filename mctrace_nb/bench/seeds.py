@@ -39,5 +39,5 @@ def measure(quick: bool) -> Iterator[dict]:
         found = quality(trained(seed), TASKS[:1] if quick else TASKS, ("head_output",) if quick else ("head_output", "head_pattern"), PROMPTS,
                         range(1, 9), METHODS)
         every.append(found.assign(kind=found["kind"] + f" of model {seed}"))
-        yield from bars(found, f"trained with seed {seed}")
+        yield from bars(found, f"trained with seed {seed}", judged=False)
     yield from bars(pd.concat(every), f"all {len(every)} training runs")
