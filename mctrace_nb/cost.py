@@ -56,9 +56,16 @@ class Shape:
         return cls(n, len(rows.ids) / n, rows.chosen.sum().item() / n, int(rows.prefix_lengths.max()), len(rows.read_at) / n, 2 - one_prefix)
 
 
-def guided_rows(most: int) -> int:
+def guided_pace(most: int, components: int) -> int:
+    """What guided search may spend on each budget up to `most`, in rows a prompt: more where greedy search is cheap anyway (fewer than 64
+    components), or so dear that this is still less than a twelfth of its work."""
+    greedy = most * components - most * (most - 1) // 2
+    return 17 if components < 64 or 12 + 17 * most <= greedy / 12 else 14
+
+
+def guided_rows(most: int, components: int) -> int:
     """What guided search may spend at most, in rows a prompt: for its start, and for each budget up to `most`."""
-    return 12 + 14 * most
+    return 12 + guided_pace(most, components) * most
 
 
 def path_rows(epochs: int, budgets: int) -> int:
@@ -71,7 +78,7 @@ def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs
     may stop early. Searches that optimise a mask do it twice where direction "abs" is asked for, which is not counted here."""
     last, each = max(budgets), len(budgets)
     return n * {"exhaustive": sum(math.comb(components, b) for b in budgets),
-                "greedy": sum(components - s for s in range(min(last, components))), "guided": guided_rows(last), "top-k": components + len(budgets),
+                "greedy": sum(components - s for s in range(min(last, components))), "guided": guided_rows(last, components), "top-k": components + len(budgets),
                 "random": RANDOM_DRAWS * len(budgets), "pgb": path_rows(epochs, len(budgets)), "pgb-published": 3 * epochs,
                 "attribution": 2 + each, "integrated-gradients": 2 * LINE_STEPS + each, "shapley": PERMUTATIONS * (components - 1) + 1 + each,
                 "hard-concrete": 2 * L0_EPOCHS + each, "dcm": 2 * epochs + each}[method]

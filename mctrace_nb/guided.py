@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mctrace_nb.cost import GUIDED_LINE, guided_rows
+from mctrace_nb.cost import GUIDED_LINE, guided_pace, guided_rows
 from mctrace_nb.counting import check_gradients, finite, mean_gradients
 from mctrace_nb.effects import Effects
 from mctrace_nb.progress import bar
@@ -33,14 +33,15 @@ AHEAD = 0.1  # how far from a set towards everything gradients are taken: better
 class Guide:
     """One guided search for the largest effect (sign 1) or the smallest (-1), at all sizes up to `most`.
 
-    adds, swaps: how many additions are tried at a set, and how many members out and others in for swaps (of removals as many as
-    members); both grow when a round finds nothing. known: the signed mean effect of every set that was run. best: the best of each size.
+    adds, swaps: how many additions are tried at a set (more where more may be spent), and how many members out and others in for swaps;
+    of removals as many as members. Both grow when a round finds nothing. known: the signed mean effect of every set that was run.
+    best: the best of each size.
     """
 
     trace: Effects
     most: int
     sign: int = 1
-    adds: int = 8
+    adds: int = field(init=False)
     swaps: int = 2
     known: dict[Set, float] = field(default_factory=lambda: {Set(): 0.0})
     best: dict[int, Set] = field(default_factory=lambda: {0: Set()})
@@ -48,7 +49,8 @@ class Guide:
 
     def __post_init__(self):
         self.n, self._gradients = len(self.trace.components), {}
-        self.allowed = guided_rows(self.most)
+        self.allowed = guided_rows(self.most, self.n)
+        self.adds = (guided_pace(self.most, self.n) + 3) // 2  # 8, or 10 where more may be spent
 
     # --- what is run ---
 

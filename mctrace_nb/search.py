@@ -128,7 +128,7 @@ def published(trace, budgets, direction, seed, progress, epochs: int = 15, batch
 
 
 def guided(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
-    """Gradients propose, exact effects decide (`mctrace_nb.guided`): one run serves all budgets, and its work, at most 12 + 14 S rows
+    """Gradients propose, exact effects decide (`mctrace_nb.guided`): one run serves all budgets, and its work, at most 12 + 17 S rows
     a prompt, does not grow with the number of components. Sets of different budgets need not be nested, and since what may be spent
     is shared out among them, another largest budget can give another set of a size."""
     clock = Clock(trace)

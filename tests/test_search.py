@@ -14,6 +14,7 @@ from micro import micro
 from mctrace_nb.compare import compare, named_methods
 from mctrace_nb.errors import InputError
 from mctrace_nb import path
+from mctrace_nb.cost import guided_pace, guided_rows
 from mctrace_nb.counting import mean_gradients
 from mctrace_nb.metrics import transform_loss
 from mctrace_nb.relax import BINARY, LINE, SCHEDULES, Settings, fit, largest_penalty, pgb, relax, settings_grid
@@ -372,7 +373,7 @@ def test_guided_finds_the_optimum_without_enumerating(tutorial, task, kind):
         assert found.size == found.budget and found.effect == pytest.approx(best.effect, abs=1e-4)
         assert found.effect >= plain.effect - 1e-4
     work = [f.selections[-1].forwards + f.selections[-1].backwards for f in (guided, greedy)]
-    assert work[0] <= 3 * work[1] and work[0] <= len(trace) * (12 + 14 * 8)
+    assert work[0] <= 3 * work[1] and work[0] <= len(trace) * guided_rows(8, 12)
 
 
 @pytest.mark.parametrize("kinds, most, share", [("mlp_output", 24, 12), (["head_output", "mlp_output"], 24, 12), ("mlp_neuron", 8, 40)])
@@ -409,3 +410,13 @@ def test_guided_serves_desiderata(tutorial):
     exact, guided = (search(both, m, range(1, 5), heldout=False, progress=False) for m in ("exhaustive", "guided"))
     for best, found in zip(exact.selections, guided.selections):
         assert found.effect == pytest.approx(best.effect, abs=1e-4)
+
+
+def test_what_guided_search_may_spend():
+    """At most three times greedy's work for 12 components, half of it from 64 on, a twelfth at 192, a fortieth from 768 on."""
+    for components, budgets, share in ((12, [8], 3), (64, range(2, 25), 1 / 2), (100, range(2, 25), 1 / 2), (192, [8, 24], 1 / 12),
+                                       (320, [24], 1 / 12), (768, [8, 24], 1 / 40), (3072, [8, 24], 1 / 40)):
+        for most in budgets:
+            greedy = sum(components - size for size in range(most))
+            assert guided_rows(most, components) <= share * greedy, (components, most)
+    assert guided_pace(24, 192) < guided_pace(24, 768) == guided_pace(8, 12)

@@ -35,6 +35,7 @@ def against_greedy(trace: Effects, name: str, most: int = MOST) -> Iterator[dict
     print(f"  {name}, {n} components, budgets 1 to {most}: guided / greedy {min(ratio, default=1):.4f} to {max(ratio, default=1):.4f}; work "
           f"{work[0] / work[1]:.4f}; seconds {guided.selections[-1].seconds:.1f} and {greedy.selections[-1].seconds:.1f}", flush=True)
     yield dict(name=f"{name}: budgets up to {most} at which guided lies below greedy", value=sum(a < b - TIE for a, b in pairs), bar=0)
+    yield dict(name=f"{name}: largest shortfall (nats)", value=max(0.0, *(b - a for a, b in pairs)))
     yield dict(name=f"{name}: smallest ratio of guided to greedy", value=min(ratio, default=1.0))
     yield dict(name=f"{name}: work of guided / greedy's", value=work[0] / work[1], bar=bar_of(n))
 
