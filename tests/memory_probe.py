@@ -41,8 +41,10 @@ estimate = mct.estimate(config, task, kind, methods=method, cache=cache)  # befo
 lm = mct.wrap_model(AutoModelForCausalLM.from_config(config), Words(), family)
 forget()
 trace = mct.Trace(lm, task, kind, cache=cache)
-if method == "pgb":
+if method == "pgb-published":
     mct.pgb(trace, epochs=1, lambda1=1e-6, progress=False)
+elif method in ("pgb", "guided"):
+    mct.search(trace, method, range(1, 7), progress=False)
 else:
     trace.effects(torch.rand(6, len(trace.components)))
 print(peak() / estimate.memory.total)

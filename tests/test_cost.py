@@ -75,9 +75,10 @@ def test_numbers_of_gpt2_small_from_its_config():
     assert "144 components" in str(found) and found.minutes > 0
 
 
-RUNS = [("gpt2", "head_output", "pgb", "device", "1"), ("gpt2", "head_pattern", "pgb", "device", "4"),
+RUNS = [("gpt2", "head_output", "pgb-published", "device", "1"), ("gpt2", "head_pattern", "pgb-published", "device", "4"),
+        ("gpt2", "mlp_neuron", "pgb", "device", "1"), ("gpt2", "head_output", "guided", "device", "4"),
         ("gpt2", "mlp_neuron", "greedy", "device", "1"), ("llama", "head_output", "greedy", "device", "4"),
-        ("llama", "mlp_neuron", "pgb", "device", "1"), ("llama", "mlp_neuron", "greedy", "recompute", "4")]
+        ("llama", "mlp_neuron", "pgb-published", "device", "1"), ("llama", "mlp_neuron", "greedy", "recompute", "4")]
 
 
 @pytest.mark.slow

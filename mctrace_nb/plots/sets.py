@@ -85,7 +85,7 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     below.set(xlabel="epoch", ylabel="penalty")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend(frameon=False, fontsize=8)
-    return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; chosen at the end: "
+    return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; chosen: "
                           f"{', '.join(selection.components) or 'none'}. Below, the penalties grow with the epoch.")
 
 
