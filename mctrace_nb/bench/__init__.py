@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the suites, prints a table, writes the file. Exit status 1 if a bar is missed."""
     parser = argparse.ArgumentParser(prog="mctrace_nb bench", description=__doc__.split("\n")[0])
     parser.add_argument("suite", nargs="*", choices=[*SUITES, []], help=f"which suites (default: {', '.join(DEFAULT)})")
-    parser.add_argument("--quick", action="store_true", help="under a minute: fewer repeats, fewer tasks")
+    parser.add_argument("--quick", action="store_true", help="little more than a minute: fewer repeats, fewer tasks")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="file to write (default bench.json)")
     options = parser.parse_args(argv)
     rows = []
