@@ -7,7 +7,7 @@ import math
 from mctrace_nb.effects import Effects
 from mctrace_nb.stats import Estimate
 
-SPOKEN = {"greedy": "Greedy search", "top-k": "Ranking single effects (top-k)", "pgb": "The relaxed mask with penalties from the data (pgb)",
+SPOKEN = {"greedy": "Greedy search", "guided": "Guided search", "top-k": "Ranking single effects (top-k)", "pgb": "The relaxed mask with penalties from the data (pgb)",
           "pgb-published": "The relaxation as published (pgb-published)",
           "attribution": "Attribution patching", "integrated-gradients": "Ranking by integrated gradients",
           "shapley": "Ranking sampled Shapley values", "hard-concrete": "L0 regularisation (hard-concrete gates)",
@@ -111,8 +111,10 @@ def _methods(comparison, same: list[str]) -> list[str]:
             said.append(f"{name} chose nothing: its penalties pushed every mask value below one half (try a smaller lambda1).")
             continue
         smaller = f" with {s.size} component{'s' * (s.size != 1)}" if s.size < comparison.budget else ""
+        front = comparison.front(s.method).selections
+        once = len(front) > 1 and front[0].forwards == front[-1].forwards > 0
         said.append(f"{name} reaches {s.effect:.2f}{f', {share} of that' if share else ''}{smaller}, for "
-                    f"{s.forwards + s.backwards:,} runs of a prompt"
+                    f"{s.forwards + s.backwards:,} runs of a prompt{f', all budgets up to {front[-1].budget} included' * once}"
                     + (f" (the enumeration: {best.forwards + best.backwards:,})." if exact else "."))
     missing = [SPOKEN.get(f.method, f.method) for f in comparison.fronts if all(s.budget != comparison.budget for s in f.selections)]
     if missing:
