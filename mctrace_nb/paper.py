@@ -50,7 +50,8 @@ def desiderata_front(wish: Desiderata, methods: Sequence[str], budgets: Iterable
         for s in search(wish, method, budgets, seed=seed, heldout=False, progress=progress).selections:
             does = wish.table(list(s.components)).groupby("wish")["effect"]
             size = {name: float(effects.abs().sum() if name == "keep" else effects.sum()) for name, effects in does}
-            rows.append(dict(method=method, budget=s.budget, components=", ".join(s.components), moved=size["move"], kept=size["keep"], worth=s.effect))
+            rows.append(dict(method=method, budget=s.budget, components=", ".join(s.components), moved=size["move"], kept=size["keep"],
+                             worth=s.effect))
     return pd.DataFrame(rows)
 
 

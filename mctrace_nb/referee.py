@@ -49,7 +49,8 @@ def within_budget(masks: torch.Tensor, budgets: torch.Tensor) -> torch.Tensor:
     return (masks - torch.where(over, high, 0.0)[:, None]).clamp(0, 1)
 
 
-def relaxed_optima(trace: Effects, budgets: Sequence[int], starts: torch.Tensor, steps: int = 40, lr: float = 0.05) -> tuple[torch.Tensor, np.ndarray]:
+def relaxed_optima(trace: Effects, budgets: Sequence[int], starts: torch.Tensor, steps: int = 40,
+                   lr: float = 0.05) -> tuple[torch.Tensor, np.ndarray]:
     """The best masks found in [0, 1]^N with `sum m <= S`, (B, K, N), and their mean effects, (B, K).
 
     starts: (B, K, N) masks for each budget, from each of which projected Adam climbs the mean effect; the best mask that it
@@ -116,8 +117,8 @@ def _ranks(effects: np.ndarray, sizes: np.ndarray, budgets: Sequence[int]) -> di
 @dataclass(frozen=True)
 class Answers:
     """cases: a frame, a row a task, kind, seed of the prompts and budget: optimum, relaxed optimum, its distance from binary, its
-    effect when rounded, that of the relaxation which was not told the optimum (`untold`), and the effect of each method. ranks: a row a task, kind and seed. clouds: for each of those the
-    transformed objective and the mean effect of every subset, (2^N,) each."""
+    effect when rounded, that of the relaxation which was not told the optimum (`untold`), and the effect of each method. ranks: a row
+    a task, kind and seed. clouds: for each of those the transformed objective and the mean effect of every subset, (2^N,) each."""
 
     cases: object
     ranks: object

@@ -72,7 +72,9 @@ class Settings:
                 one_of(getattr(self, name), allowed, name)
         for name, low, high in (("lambda1", 0, None), ("lambda2", 0, None), ("lr", 1e-12, None), ("init", 0, 1)):
             value = getattr(self, name)
-            if not (value is None and name.startswith("lambda")) and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low and (high is None or value <= high)):
+            if value is None and name.startswith("lambda"):  # found from the data
+                continue
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low and (high is None or value <= high)):
                 raise InputError(f"{name}={value!r} is out of range; give a number of at least {low:g}"
                                  + ("" if high is None else f" and at most {high}"))
 

@@ -150,7 +150,8 @@ def result(comparison: Comparison, parameters: dict) -> dict:
         total_effect=vars(total), direction=comparison.fronts[0].direction, budget=comparison.budget,
         selection=dict(method=best.method, exact=comparison.exact is not None, components=list(best.components),
                        effect=best.effect, effect_heldout=best.effect_heldout, ci=[best.ci_low, best.ci_high]),
-        over_all_budgets=json.loads(comparison.summary().reset_index().to_json(orient="records")), why=comparison.explanation.words() if best.size else "",
+        over_all_budgets=json.loads(comparison.summary().reset_index().to_json(orient="records")),
+        why=comparison.explanation.words() if best.size else "",
         methods={s.method: dict(components=list(s.components), effect=s.effect, band=s.band, forwards=s.forwards,
                                 backwards=s.backwards, settings=s.settings) for s in comparison.selections},
         words=comparison.words())
