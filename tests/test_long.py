@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ SETS = {
     "one component": dict(task="professions", budget=1),
     "the paper's rounding": dict(task="coreference", rounding="paper", schedule="exponential", lr=0.5),
     "float64": dict(task="names", dtype="float64", n=16),
+    "how sure": dict(task="binding_operation", budget=2, draws=4),
+    "rivals": dict(task="professions", budget=2, methods="guided,attribution,integrated-gradients,shapley,hard-concrete,dcm"),
 }
 
 
@@ -57,3 +60,20 @@ def test_a_killed_run_leaves_nothing_that_looks_whole(sign, status, after, tmp_p
         assert not (tmp_path / "above" / "out").exists()
     else:
         assert not list(tmp_path.iterdir())
+
+
+def test_the_papers_figures_on_published_data(tmp_path):
+    """One parameter makes the figures for another model: a GPT-2 with GPT-2's words, on the data sets that the paper uses."""
+    import papermill
+    from conftest import ROOT, asset
+
+    model = tmp_path / "model"
+    shutil.copytree(asset("models/gpt2-tiny-random/config.json").parent, model)
+    for file in asset("tokenizers/gpt2/vocab.json").parent.iterdir():
+        shutil.copy(file, model / file.name)
+    parameters = dict(model=str(model), n=8, largest=2, data_dir=str(asset("README.md").parent))
+    papermill.execute_notebook(str(ROOT / "notebooks/13_paper_figures.ipynb"), str(tmp_path / "out.ipynb"), parameters=parameters,
+                               progress_bar=False, kernel_name="python3", extra_arguments=["--log-level=ERROR"])
+    made = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    pictures = [o for c in made.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 9 and any("winobias" in o.data["text/plain"] for o in pictures)
