@@ -76,7 +76,7 @@ class Comparison:
     def missed(self) -> str:
         """What greedy search missed of the best set, in a sentence; "" where it was not run or its set is the best one."""
         greedy = self.front("greedy")
-        return missed(self.trace, self.best, greedy) if greedy and self.best.size and self.best.method != "greedy" else ""
+        return missed(self.trace, self.best, greedy, self.explanation) if greedy and self.best.size and self.best.method != "greedy" else ""
 
     def best_known(self, budget: int) -> Selection | None:
         """The exact optimum of a budget if it was enumerated, else the best that any method found; None if none has a set."""

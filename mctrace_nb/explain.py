@@ -85,9 +85,9 @@ class Explanation:
             return f"The set is a single component, with an effect of {total:.2f} {unit}: there is nothing to take apart."
         parts = [f"{'the rest' if order == 'higher' else _ORDER.get(order, f'terms of {order}')} {row.effect:+.2f}"
                  + (f" ({row.share:.0%})" if abs(total) > SMALL else "") for order, row in self.orders().iterrows()]
-        said = [f"Of the joint effect of {total:.2f} {unit}, {', '.join(parts)}."]
+        said, pairs = [f"Of the joint effect of {total:.2f} {unit}, {', '.join(parts)}."], self.pairs()
         for name in ("synergy", "redundancy"):
-            found = self.pairs().query("name == @name")
+            found = pairs[pairs["name"] == name]
             if len(found):
                 best = found.iloc[0]
                 what = "do more together" if name == "synergy" else "do in part the same"
@@ -123,10 +123,10 @@ def explain(trace: Effects, selection: Selection) -> Explanation:
     return Explanation(trace, selection, terms)
 
 
-def missed(trace: Effects, best: Selection, greedy: Front) -> str:
+def missed(trace: Effects, best: Selection, greedy: Front, why: Explanation | None = None) -> str:
     """What greedy search missed at the budget of `best`, as a sentence with its numbers.
 
-    greedy: its front, with that budget. Raises InputError if it has no such budget.
+    greedy: its front, with that budget. why: the explanation of `best`, if it is at hand. Raises InputError if it has no such budget.
     """
     other, unit, score = greedy[best.budget or best.size], trace.metric.unit, SCORE[greedy.direction]
     if set(other.components) == set(best.components):
@@ -142,8 +142,7 @@ def missed(trace: Effects, best: Selection, greedy: Front) -> str:
             f" (alone {', '.join(f'{alone[c]:.2f}' for c in left)})")
     if taken:
         said += f" and took {' and '.join(taken)} (alone {', '.join(f'{alone[c]:.2f}' for c in taken)})"
-    pairs = explain(trace, best).pairs() if best.size > 1 else []
-    pairs = [row for row in (pairs.itertuples() if len(pairs) else ()) if set(row.components) & set(left) and row.name == "synergy"]
+    pairs = [row for row in (why or explain(trace, best)).pairs().itertuples() if set(row.components) & set(left) and row.name == "synergy"]
     if not pairs:
         return f"{said}: one step at a time it never came to a place from which that set is one step away."
     a, b = pairs[0].components

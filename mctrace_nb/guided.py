@@ -24,6 +24,7 @@ from mctrace_nb.cost import GUIDED_LINE, guided_pace, guided_rows
 from mctrace_nb.counting import check_gradients, finite, mean_gradients
 from mctrace_nb.effects import Effects
 from mctrace_nb.progress import bar
+from mctrace_nb.results import SIGNS
 
 Set = frozenset
 AHEAD = 0.1  # how far from a set towards everything gradients are taken: better than 0, 0.05 and 0.15
@@ -134,4 +135,4 @@ class Guide:
 def guides(trace: Effects, most: int, direction: str, progress: bool = False) -> list[Guide]:
     """The searches that a direction asks for: one, or for "abs" one each way. Raises InputError for a metric without a gradient."""
     check_gradients(trace, len(GUIDED_LINE))
-    return [Guide(trace, most, sign).run(progress) for sign in {"max": (1,), "min": (-1,), "abs": (1, -1)}[direction]]
+    return [Guide(trace, most, sign).run(progress) for sign in SIGNS[direction]]

@@ -13,6 +13,7 @@ import pandas as pd
 from mctrace_nb.errors import InputError
 
 SCORE = {"max": lambda effect: effect, "min": lambda effect: -effect, "abs": abs}  # how a search ranks effects
+SIGNS = {"max": (1,), "min": (-1,), "abs": (1, -1)}  # which ways an optimised search has to look
 COLUMNS = ("method", "budget", "size", "effect", "best_up_to", "effect_heldout", "ci_low", "ci_high", "components",
            "forwards", "backwards", "seconds")
 

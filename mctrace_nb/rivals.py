@@ -19,9 +19,8 @@ from mctrace_nb.counting import Clock, check_gradients, mean_effects, mean_gradi
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
-from mctrace_nb.results import SCORE, Selection
+from mctrace_nb.results import SCORE, SIGNS, Selection
 
-SIGNS = {"max": (1,), "min": (-1,), "abs": (1, -1)}
 STRETCH = (-0.1, 1.1)  # of the hard-concrete gate, and its temperature (Louizos et al. 2018, section 4)
 TEMPERATURE = 2 / 3
 

@@ -7,6 +7,7 @@ from typing import Iterator, Sequence
 from mctrace_nb.effects import Effects
 from mctrace_nb.grammar import TASKS
 from mctrace_nb.layout import LanguageModel
+from mctrace_nb.referee import WORTH
 from mctrace_nb.search import search
 from mctrace_nb.tasks import load_task
 from mctrace_nb.tracing import Trace
@@ -30,7 +31,7 @@ def against_greedy(trace: Effects, name: str, most: int = MOST) -> Iterator[dict
     most = min(most, n)
     guided, greedy = (search(trace, m, range(1, most + 1), heldout=False, progress=False) for m in ("guided", "greedy"))
     pairs = [(a.effect, b.effect) for a, b in zip(guided.selections, greedy.selections)]
-    ratio = [a / b for a, b in pairs if b > 0.05]
+    ratio = [a / b for a, b in pairs if b > WORTH]
     work = [f.selections[-1].forwards + f.selections[-1].backwards for f in (guided, greedy)]
     print(f"  {name}, {n} components, budgets 1 to {most}: guided / greedy {min(ratio, default=1):.4f} to {max(ratio, default=1):.4f}; work "
           f"{work[0] / work[1]:.4f}; seconds {guided.selections[-1].seconds:.1f} and {greedy.selections[-1].seconds:.1f}", flush=True)

@@ -15,13 +15,12 @@ from mctrace_nb.compare import SAME, compare
 from mctrace_nb.grammar import TASKS
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.models import load_model
-from mctrace_nb.referee import ask, tutorial_traces
+from mctrace_nb.referee import WORTH, ask, tutorial_traces
 
 RIVALS = ("attribution", "integrated-gradients", "shapley", "hard-concrete", "dcm")
 METHODS = ("exhaustive", "guided", "greedy", "top-k", "pgb", "pgb-published", *RIVALS, "random")
 KINDS = ("head_output", "head_pattern")
 SEEDS = (7, 31)  # of the prompts
-WORTH = 0.05  # budgets whose optimum is smaller than this (nats) are left out of shares
 
 
 def quality(model: LanguageModel, tasks: Iterable[str], kinds: Iterable[str], seeds: Iterable[int], budgets: Iterable[int],

@@ -53,9 +53,12 @@ class Figure:
         return self.text
 
 
+AXES = {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
+        "ytick.color": INK}
+
+
 def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
-    with sns.axes_style("whitegrid", {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK,
-                                      "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
+    with sns.axes_style("whitegrid", AXES):
         canvas = Canvas(figsize=(width, height), layout="constrained")
         axes = canvas.subplots(rows, squeeze=False, **more)[:, 0]
     for axis in axes:

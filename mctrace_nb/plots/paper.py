@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Mapping, Sequence
 
 import numpy as np
+import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from mctrace_nb.plots.base import DASHES, INK, LINES, STYLE, Canvas, Figure, canvas_of, named
+from mctrace_nb.plots.base import AXES, DASHES, INK, LINES, STYLE, Canvas, Figure, canvas_of, named
 from mctrace_nb.results import Front
 
 
 def _panels(number: int, width: float = 3.4, height: float = 3.2, most: int = 3):
     """Axes side by side, at most three in a row."""
-    import seaborn as sns
-
     columns, rows = min(number, most), -(-number // most)
-    with sns.axes_style("whitegrid", {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK, "axes.labelcolor": INK,
-                                      "xtick.color": INK, "ytick.color": INK}):
+    with sns.axes_style("whitegrid", AXES):
         canvas = Canvas(figsize=(width * columns + 0.6, height * rows), layout="constrained")
         axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[number:]:
