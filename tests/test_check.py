@@ -36,34 +36,18 @@ def test_notebook_holds_the_stub_and_the_solution(name, number):
     assert "SOLUTION" not in stub and "NotImplementedError" not in solution and solution.count("### ") == 2
 
 
-def wrong_answers():
-    """A function for each misconception, and what the check must say of it."""
-    import torch
-
-    def trace(lm, task):
-        return mct.Trace(lm, task, ("attn_block", "mlp_block"))
-
-    def deviations(lm, task):
-        t = trace(lm, task)
-        return t.effects(torch.zeros(len(t.components))), t.effects(torch.ones(len(t.components))) - t.total_effects()
-
-    yield 1, lambda lm, task: 0, "pair of numbers"
-    yield 1, lambda lm, task: (0.0, 0.0), "no component is on"
-    yield 1, lambda lm, task: (0.0, trace(lm, task).total_effects().abs().max().item()), "compare with the total effect"
-    yield 1, lambda lm, task: tuple(abs(d.mean().item()) for d in deviations(lm, task)), "cancel"
-    yield 1, lambda lm, task: (0.0, deviations(lm, task)[1].abs().max().item()), "do not take it for granted"
-    yield 1, lambda lm: 0, "your function raised TypeError"
-    yield 1, (0.0, 0.0), "give the function itself"
-    yield 2, lambda config, limit: None, "return a dict"
-    yield 2, lambda config, limit: dict(cache="device", batch_rows=16), "16 rows at once, but"
-    yield 2, lambda config, limit: dict(cache="device", batch_rows=256), "smaller batches leave the cached"
-    yield 2, lambda config, limit: dict(cache="recompute", batch_rows=16), "runs the other prompt again"
+WRONG = [(name, *case) for name in NOTEBOOKS for case in import_module(f"wrong_{name}").wrong_answers()]
 
 
-@pytest.mark.parametrize("number, answer, said", wrong_answers())
-def test_misconceptions_are_named(number, answer, said):
-    line = checks("nb11", number)(answer)
+@pytest.mark.parametrize("name, number, answer, said", WRONG)
+def test_misconceptions_are_named(name, number, answer, said):
+    line = checks(name, number)(answer)
     assert line.startswith("not yet: ") and said in line and "\n" not in line
+
+
+def test_every_exercise_knows_two_misconceptions():
+    for exercise in EXERCISES:
+        assert sum(case[:2] == exercise for case in WRONG) >= 2, exercise
 
 
 def test_what_does_not_exist_is_refused():

@@ -55,6 +55,35 @@ def test_cells_are_short_and_there_are_more_words_than_code(notebook):
     assert words >= sum(len(c.source.split()) for c in code_cells(notebook) if "parameters" not in c.metadata.get("tags", []))
 
 
+LESSONS = [p for p in NOTEBOOKS if re.match(r"(0\d|1[012])_", p.stem)]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_has_all_its_parts(path):
+    """Claim, prediction, explorer, exercises, limits, recall, references, what would settle it, and the teacher's block."""
+    notebook = nbformat.read(path, as_version=4)
+    prose = [c for c in notebook.cells if c.cell_type == "markdown"]
+    text, code = "\n\n".join(c.source for c in prose), "\n".join(c.source for c in code_cells(notebook))
+    first = prose[0].source
+    assert all(f"**{word}.**" in first for word in ("Claim", "Evidence", "Control"))
+    assert re.search(r"\| Time \| \d+ minutes .*\n\| Before \|.*\n\| Runs \|", first)
+    assert "mct.preflight()" in code_cells(notebook)[0].source and re.search(r"^quick: bool = False  #", code_cells(notebook)[1].source, re.M)
+    assert code.count("mct.widgets.Guess(") >= 1 and code.count(".beside(") == code.count("mct.widgets.Guess(")
+    assert re.search(r"mct\.widgets\.(?!Guess)[A-Z]\w+\(", code), "an explorer"
+    exercises = [c for c in code_cells(notebook) if "exercise" in c.metadata.get("tags", [])]
+    assert (1 if path.stem.startswith("00") else 2) <= len(exercises) <= 3 and all("NotImplementedError" in c.source for c in exercises)
+    assert [c.metadata["tags"] for c in prose if c.metadata.get("tags") == ["solution"]] == [["solution"]] * len(exercises)
+    for heading in ("### Limits", "### Recall", "### Terms", "### References"):
+        assert text.count(f"{heading}\n") == 1, heading
+    recall = text.split("### Recall\n")[1].split("### Terms\n")[0]
+    assert recall.count("<details><summary>Answer</summary>") == 5 and len(re.findall(r"^[1-5]\. .*\?", recall, re.M)) == 5
+    last, teacher = prose[-2].source, prose[-1]
+    lines = [line for line in last.strip().splitlines() if line][-4:]
+    for line, word in zip(lines, ("Claim", "Premise that bears the load", "What would settle it", "Settled here by")):
+        assert line.startswith(f"- **{word}.** "), line
+    assert teacher.metadata["tags"] == ["instructor"] and teacher.source.startswith("**For teachers.**")
+
+
 def test_nothing_remote_and_headings_in_order(notebook):
     text = "\n".join(c.source for c in notebook.cells)
     assert "%pip" not in text and not re.search(r"!\[[^\]]*\]\(http", text) and "<img" not in text

@@ -7,7 +7,8 @@ import pytest
 import mctrace_nb as mct
 from mctrace_nb.models import DTYPES, skeleton
 from mctrace_nb.published import SIZES, published_config
-from mctrace_nb.widgets import CostCalculator, Explorer, LambdaExplorer, duration
+from mctrace_nb.cost import duration
+from mctrace_nb.widgets import CostCalculator, Explorer, Guess, LambdaExplorer
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_a_penalty_moved_is_the_search_run_anew(explorer):
 
 def test_equal_settings_are_not_optimised_twice(explorer, monkeypatch):
     explorer.controls["seed"].value = 1
-    monkeypatch.setattr("mctrace_nb.widgets.pgb", lambda *args, **more: pytest.fail("optimised again"))
+    monkeypatch.setattr("mctrace_nb.widgets.relaxing.pgb", lambda *args, **more: pytest.fail("optimised again"))
     explorer.controls["seed"].value = 0
     explorer.controls["seed"].value = 1
 
@@ -137,3 +138,85 @@ def test_the_explorer_offers_what_the_metric_allows(tutorial):
         LambdaExplorer(mct.Trace(tutorial, task, "head_output", metric="accuracy"))
     with pytest.raises(mct.InputError, match="lambda1=3 is not a value"):
         LambdaExplorer(mct.Trace(tutorial, task, "head_output"), lambda1=3)
+
+
+# --- guesses, and requests that overtake each other ---
+
+class Asking(Explorer):
+    asks, unit = "what is twice x?", ""
+
+
+@pytest.fixture
+def asking():
+    import ipywidgets
+
+    from mctrace_nb.plots import Figure, canvas_of
+
+    return Asking({"x": ipywidgets.IntSlider(1, 0, 9)}, lambda x: (f"Twice {x}.", Figure(canvas_of()[0], f"A picture of {x}."), 2 * x))
+
+
+def test_a_prediction_hides_the_picture_until_it_is_made_and_is_kept(asking):
+    asking.predict.value = True
+    assert "what is twice x?" in asking.words.value and asking.picture.value == ""
+    asking.guess.value = "2,5"
+    assert "You guessed 2.5. Measured: 2.00. The guess is too high by 0.50. Twice 1." in asking.words.value and "<img" in asking.picture.value
+    asking.controls["x"].value = 4
+    assert asking.picture.value == "" and asking.guess.value == ""
+    asking.guess.value = "eight"
+    assert "&#x27;eight&#x27; is not a number" in asking.words.value and asking.picture.value == ""
+    asking.guess.value = "8"
+    assert "You guessed 8, and 8.00 was measured." in asking.words.value
+    asking.controls["x"].value = 1  # what was guessed before stands beside the truth again
+    assert "You guessed 2.5" in asking.words.value
+    assert asking.guesses == {(("x", 1),): 2.5, (("x", 4),): 8.0}
+
+
+def test_in_a_running_kernel_a_newer_request_drops_an_older_one():
+    import asyncio
+
+    import ipywidgets
+
+    from mctrace_nb.plots import Figure, canvas_of
+
+    calls = []
+
+    def compute(x):
+        calls.append(x)
+        return f"x is {x}", Figure(canvas_of()[0], f"A picture of {x}.")
+
+    async def moving():
+        explorer = Explorer({"x": ipywidgets.IntSlider(1, 0, 9)}, compute)
+        for x in (2, 3, 4):
+            explorer.controls["x"].value = x
+            assert "computing" in explorer.words.value
+        await asyncio.sleep(0.2)
+        assert "x is 4" in explorer.words.value and calls == [1, 4]
+        explorer.controls["x"].value = 7
+        assert explorer._repr_mimebundle_()[0]["text/plain"] == "A picture of 7."  # shown at once, not what was there before
+        await asyncio.sleep(0.1)
+        assert calls == [1, 4, 7]
+
+    asyncio.run(moving())
+
+
+def test_a_guess_is_kept_and_shown_beside_the_truth():
+    guess = Guess("how many nats together?")
+    assert guess.value is None and repr(guess.beside(18.08)) == "Measured: 18.08 nats. No guess was written."
+    guess.box.value = "2"
+    assert guess.value == 2 and "You guessed 2 nats. Measured: 18.08 nats. The guess is too low by 16.08." in guess.answer.value
+    guess.box.value = "two"
+    assert "is not a number" in guess.answer.value
+    with pytest.raises(mct.InputError, match="'two' is not a number"):
+        guess.value
+    assert guess._repr_mimebundle_()[0]["text/plain"] == "Predict: how many nats together?"
+
+
+def test_a_guess_among_answers():
+    guess = Guess("which?", ["L0H1", "L2H2"])
+    guess.box.value = "L0H1"
+    assert "Kept: L0H1" in guess.answer.value
+    assert guess.beside("L2H2") == "You guessed L0H1. Measured: L2H2."
+    guess.box.value = "L2H2"
+    assert "Right." in guess.answer.value
+    with pytest.raises(mct.InputError, match="'L9H9' is not one of the answers"):
+        guess.beside("L9H9")

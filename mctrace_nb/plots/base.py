@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +23,15 @@ DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-publishe
           "hard-concrete": (0, (3, 2, 1, 2)), "dcm": (0, (2, 2))}
 LINES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P"))  # for what is no method
 INK = "#333333"
+TARGET, FOIL, OTHER = "#0072B2", "#E69F00", "#9A9A9A"  # the counterfactual's answer, the base prompt's, and all others
+_LAYERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7600", "#7A4419")
+_UNITS = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1.5, 1, 1.5)))
+
+
+def component_style(label: str) -> tuple[str, str | tuple]:
+    """The colour and dash of a component, the same in all figures: the colour is its layer's, the dash its number's."""
+    layer, *unit = map(int, re.findall(r"\d+", label))
+    return _LAYERS[layer % len(_LAYERS)], _UNITS[unit[0] % len(_UNITS)] if unit else "-"
 
 
 class Figure:

@@ -7,7 +7,7 @@ from typing import Sequence
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mctrace_nb.plots.base import DASHES, INK, STYLE, Figure, canvas_of, named
+from mctrace_nb.plots.base import DASHES, INK, STYLE, Figure, canvas_of, component_style, named
 from mctrace_nb.results import Front, Selection
 
 
@@ -73,7 +73,8 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     moving = sorted(range(path.shape[1]), key=lambda i: (labels[i] not in chosen, -np.ptp(path[:, i])))[:most]
     for i in reversed(moving):
         inside = labels[i] in chosen
-        axis.plot(path[:, i], color=STYLE["pgb"][0] if inside else "#B5B5B5", lw=2 if inside else 1, zorder=2 + inside)
+        colour, dash = component_style(labels[i])
+        axis.plot(path[:, i], color=colour if inside else "#B5B5B5", ls=dash if inside else "-", lw=2 if inside else 1, zorder=2 + inside)
         if inside:
             axis.annotate(labels[i], (len(path) - 1, path[-1, i]), xytext=(4, 0), textcoords="offset points", fontsize=8,
                           va="center")
