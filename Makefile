@@ -4,7 +4,7 @@ PY := .venv/bin/python
 DONE := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install trace test test-quick test-long test-network notebooks lab bench model clean
+.PHONY: help install trace test test-quick test-long test-network notebooks lab student slides pages bench model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,8 +36,17 @@ test-network: $(DONE) ## compare with published effects of GPT-2 (downloads its 
 notebooks: $(DONE) ## execute all notebooks and save their outputs
 	$(PY) -m mctrace_nb notebooks notebooks
 
-lab: $(DONE) ## open JupyterLab on the notebooks
-	$(PY) -m jupyterlab notebooks
+lab: $(DONE) ## open JupyterLab on the first notebook of the course
+	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
+
+student: $(DONE) ## copies for students in build/student, and a source for nbgrader in build/nbgrader
+	$(PY) -m mctrace_nb course student
+
+slides: $(DONE) ## the lecture version of each lesson in build/slides
+	$(PY) -m mctrace_nb course slides
+
+pages: $(DONE) ## every notebook as an HTML file that opens offline, in build/pages
+	$(PY) -m mctrace_nb course pages
 
 bench: $(DONE) ## measure speed and quality, write bench.json
 	$(PY) -m mctrace_nb bench --out bench.json

@@ -96,13 +96,35 @@ def _bench(argv: list[str]) -> int:
 
 
 def _notebooks(argv: list[str]) -> int:
+    from mctrace_nb.errors import InputError
     from mctrace_nb.run import execute_notebooks
 
-    parser = _OneLine(prog="mctrace_nb notebooks", description="Execute every notebook of a folder and save its outputs.")
-    parser.add_argument("folder", nargs="?", default="notebooks")
-    done = execute_notebooks(parser.parse_args(argv).folder)
+    parser = _OneLine(prog="mctrace_nb notebooks", description="Execute notebooks, or all of a folder, and save their outputs.")
+    parser.add_argument("places", nargs="*", default=["notebooks"], metavar="FOLDER or NOTEBOOK")
+    try:
+        done = execute_notebooks(parser.parse_args(argv).places)
+    except InputError as error:
+        return _refused(parser.prog, error)
     print(f"{len(done)} notebooks executed")
-    return 0 if done else 2
+    return 0
+
+
+def _course(argv: list[str]) -> int:
+    from mctrace_nb.course import FORMS
+    from mctrace_nb.errors import InputError
+
+    parser = _OneLine(prog="mctrace_nb course", description="Make the notebooks into student copies, slides, or pages; nothing is run.")
+    parser.add_argument("form", choices=FORMS)
+    parser.add_argument("folder", nargs="?", default="notebooks")
+    parser.add_argument("--out", default="build", metavar="FOLDER")
+    given = parser.parse_args(argv)
+    try:
+        made = FORMS[given.form](given.folder, given.out)
+    except InputError as error:
+        return _refused(parser.prog, error)
+    for folder in dict.fromkeys(path.parent for path in made):
+        print(f"{sum(path.parent == folder for path in made)} files in {folder}")
+    return 0
 
 
 def _tasks(argv: list[str]) -> int:
@@ -128,6 +150,7 @@ COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
             "estimate": (_estimate, "what a trace would cost in time and memory, before it is started"),
             "bench": (_bench, "measure speed and quality, write bench.json"),
             "notebooks": (_notebooks, "execute all notebooks and save their outputs"),
+            "course": (_course, "student copies, slides, or pages of the notebooks"),
             "tasks": (_tasks, "list every task, its source and licence"),
             "tutorial": (_tutorial, "train the tutorial model anew")}
 

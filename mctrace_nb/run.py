@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
+from typing import Iterable
 
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.tasks import LOADERS, check_spec, is_file
@@ -235,17 +237,23 @@ def _place(part: Path, out: Path) -> None:
         os.replace(part, out)
 
 
-def execute_notebooks(folder: str | Path) -> list[Path]:
-    """Runs every notebook of a folder with its own defaults and saves it with its outputs; widgets keep their picture."""
+def execute_notebooks(places: Iterable[str | Path]) -> list[Path]:
+    """Runs notebooks, or all of a folder, with their own defaults and saves them with their outputs; widgets keep their picture.
+
+    Raises InputError for a place without a notebook.
+    """
     import nbformat
     from nbclient import NotebookClient
 
     os.environ["TQDM_DISABLE"] = "1"
-    done = sorted(Path(folder).glob("*.ipynb"))
+    done = [path for place in map(Path, places) for path in ([place] if place.suffix == ".ipynb" else sorted(place.glob("*.ipynb"))) or [place]]
     for path in done:
-        print(f"running {path}", flush=True)
-        notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=600, kernel_name="python3", extra_arguments=QUIET, resources={"metadata": {"path": str(folder)}},
+        if not path.is_file():
+            raise InputError(f"{path} is no notebook and holds none; give a notebook or a folder of notebooks")
+    for path in done:
+        print(f"running {path} ", end="", flush=True)
+        start, notebook = time.perf_counter(), nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=600, kernel_name="python3", extra_arguments=QUIET, resources={"metadata": {"path": str(path.parent)}},
                        record_timing=False).execute()
         notebook.metadata.pop("widgets", None)
         for cell in notebook.cells:
@@ -253,4 +261,5 @@ def execute_notebooks(folder: str | Path) -> list[Path]:
                 # JupyterLab prefers a widget's live view, and without a kernel shows "model not found" instead of it.
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
         nbformat.write(notebook, path)
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
     return done

@@ -164,7 +164,7 @@ def memory_bars(costs: dict[str, Cost], cap: float = 0, title: str = "") -> Figu
         axis.axvline(cap, color=INK, ls="--", lw=1.2)
         axis.annotate(f"limit, {cap:g} GiB", (cap, 1.01), xycoords=("data", "axes fraction"), ha="right", va="bottom", fontsize=8)
     axis.set_yticks(range(len(costs)), list(costs))
-    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_title(title, loc="left", fontsize=10, pad=16 if cap else 6)  # the limit's name lies between
     axis.set(xlabel="GiB", ylim=(len(costs) - 0.4, -0.6), xlim=(0, 1.05 * max(*left, cap)))
     axis.grid(axis="y", visible=False)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

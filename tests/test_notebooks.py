@@ -89,3 +89,25 @@ def test_nothing_remote_and_headings_in_order(notebook):
     assert "%pip" not in text and not re.search(r"!\[[^\]]*\]\(http", text) and "<img" not in text
     levels = [len(m) for c in notebook.cells if c.cell_type == "markdown" for m in re.findall(r"^(#+) ", c.source, re.M)]
     assert levels[0] == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:])) and levels.count(1) == 1
+
+
+def by_papermill(path, tmp_path, **parameters):
+    """Runs a notebook to its end in a folder of its own; no cell may write a warning."""
+    import papermill
+
+    made = papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
+                                      kernel_name="python3", extra_arguments=["--log-level=ERROR"])
+    assert not [o for c in code_cells(made) for o in c.outputs if o.output_type == "stream" and o.name == "stderr"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+def test_lessons_run_by_papermill_in_quick_mode(path, tmp_path):
+    by_papermill(path, tmp_path, quick=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_run_by_papermill_on_other_prompts(path, tmp_path):
+    """In full, as papermill runs them, with another draw of the prompts: nothing in a lesson depends on the seed that is shown."""
+    by_papermill(path, tmp_path, seed=5)

@@ -53,7 +53,8 @@ def graded(check: Callable[[Callable], str]) -> Callable[[Callable], str]:
     return one_line
 
 
-def _source(notebook: str, number: int) -> str:
+def source(notebook: str, number: int) -> str:
+    """A solution as it is written, with its markers. Raises InputError for an exercise that there is not."""
     solutions = import_module(f"{__name__}.{notebook}").SOLUTIONS
     if not 1 <= number <= len(solutions):
         raise InputError(f"{notebook} has no exercise {number}; give 1 to {len(solutions)}")
@@ -62,9 +63,9 @@ def _source(notebook: str, number: int) -> str:
 
 def stub(notebook: str, number: int) -> str:
     """What the learner starts from: the solution with its region replaced by NotImplementedError."""
-    return _REGION.sub(r'\1raise NotImplementedError("your lines here")\n', _source(notebook, number)).rstrip()
+    return _REGION.sub(r'\1raise NotImplementedError("your lines here")\n', source(notebook, number)).rstrip()
 
 
 def solution(notebook: str, number: int) -> str:
     """The folded solution of an exercise, as Markdown."""
-    return f"<details><summary>Solution</summary>\n\n```python\n{_source(notebook, number).rstrip()}\n```\n\n</details>"
+    return f"<details><summary>Solution</summary>\n\n```python\n{source(notebook, number).rstrip()}\n```\n\n</details>"

@@ -7,7 +7,9 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Sequence
 
+import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure as Canvas
 
@@ -74,6 +76,19 @@ def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
     for axis in axes:
         sns.despine(ax=axis)
     return canvas, axes
+
+
+def spread(heights: Sequence[float], gap: float, high: float) -> list[float]:
+    """Places for labels beside given heights: in the same order, at least `gap` apart, none above `high`."""
+    order = np.argsort(heights, kind="stable")
+    places = np.asarray(heights, float)[order]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    for i in reversed(range(len(places))):  # what stands out at the top is pushed back down
+        places[i], high = min(places[i], high), min(places[i], high) - gap
+    found = np.empty(len(places))
+    found[order] = places
+    return found.tolist()
 
 
 def named(method: str) -> str:

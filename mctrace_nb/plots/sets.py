@@ -7,7 +7,7 @@ from typing import Sequence
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mctrace_nb.plots.base import DASHES, INK, STYLE, Figure, canvas_of, component_style, named
+from mctrace_nb.plots.base import DASHES, INK, STYLE, Figure, canvas_of, component_style, named, spread
 from mctrace_nb.results import Front, Selection
 
 
@@ -75,9 +75,9 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
         inside = labels[i] in chosen
         colour, dash = component_style(labels[i])
         axis.plot(path[:, i], color=colour if inside else "#B5B5B5", ls=dash if inside else "-", lw=2 if inside else 1, zorder=2 + inside)
-        if inside:
-            axis.annotate(labels[i], (len(path) - 1, path[-1, i]), xytext=(4, 0), textcoords="offset points", fontsize=8,
-                          va="center")
+    kept = [i for i in moving if labels[i] in chosen]
+    for i, height in zip(kept, spread(path[-1, kept], 0.055, 1.02)):
+        axis.annotate(labels[i], ((len(path) - 1) * 1.015, height), fontsize=8, va="center", annotation_clip=False)
     axis.axhline(0.5, color=INK, lw=0.8, ls="--")
     axis.set(ylabel="mask value", ylim=(-0.04, 1.04))
     epochs = [row["epoch"] for row in selection.history]

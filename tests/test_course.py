@@ -1,0 +1,149 @@
+"""The course in other forms: student copies, a source for nbgrader, lectures, pages that open offline."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT
+from test_browser import CHROMIUM, FLAGS, contrast
+
+import mctrace_nb as mct
+from mctrace_nb import check
+from mctrace_nb.course import lectures, lessons, pages, students
+
+NOTEBOOKS = ROOT / "notebooks"
+NBGRADER = ("nbgrader", "notebook", "alembic", "mako", "rapidfuzz", "sqlalchemy")  # what it needs beyond the test packages
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course")
+    for form in (students, lectures, pages):
+        form(NOTEBOOKS, folder)
+    return folder
+
+
+def read(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def number_of_exercises(path):
+    return sum("exercise" in c.metadata.get("tags", []) for c in read(path).cells)
+
+
+@pytest.mark.parametrize("name", [p.name for p in lessons(NOTEBOOKS)])
+def test_students_get_exercises_and_nothing_that_gives_them_away(made, name):
+    copy, text = read(made / "student" / name), (made / "student" / name).read_text()
+    assert number_of_exercises(made / "student" / name) == number_of_exercises(NOTEBOOKS / name) > 0
+    assert "SOLUTION" not in text and "For teachers" not in text and "image/png" not in text
+    assert not [c for c in copy.cells if c.cell_type == "code" and (c.outputs or c.execution_count)]
+    whole = read(NOTEBOOKS / name)
+    left_out = [c for c in whole.cells if set(c.metadata.get("tags", [])) & {"solution", "instructor"}]
+    assert [c.source for c in copy.cells] == [c.source for c in whole.cells if c not in left_out]
+
+
+@pytest.fixture(scope="module")
+def nbgrader(tmp_path_factory):
+    """nbgrader in a folder of its own, as it would add menus to everybody's JupyterLab; returns the environment to run it in."""
+    folder = tmp_path_factory.mktemp("nbgrader")
+    pinned = [p for p in (ROOT / "constraints.txt").read_text().split() if p.split("==")[0] in NBGRADER]
+    assert len(pinned) == len(NBGRADER)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, *pinned], check=True)
+    return {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+@pytest.mark.slow
+def test_nbgrader_makes_an_assignment_of_it(made, nbgrader, tmp_path):
+    """nbgrader itself, as a teacher runs it: solutions are cleared, checks are locked and give points."""
+    shutil.copytree(made / "nbgrader", tmp_path / "school")
+    done = subprocess.run([sys.executable, "-m", "nbgrader", "generate_assignment", "mctrace_nb", "--create"], cwd=tmp_path / "school",
+                          capture_output=True, text=True, env=nbgrader)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for path in lessons(NOTEBOOKS):
+        source = (tmp_path / "school" / "source" / "mctrace_nb" / path.name).read_text()
+        given = tmp_path / "school" / "release" / "mctrace_nb" / path.name
+        cells = [c for c in read(given).cells if "nbgrader" in c.metadata]
+        exercises = number_of_exercises(path)
+        assert source.count("### BEGIN SOLUTION") == exercises and "SOLUTION" not in given.read_text()
+        assert [c.metadata.nbgrader.grade for c in cells] == [False, True] * exercises
+        assert all("NotImplementedError" in c.source for c in cells[::2])
+        assert all(c.metadata.nbgrader.points == 1 and c.metadata.nbgrader.locked for c in cells[1::2])
+
+
+def test_a_graded_check_fails_on_the_empty_exercise_and_passes_the_solution(made):
+    """The cells that nbgrader runs, run."""
+    path = next((made / "nbgrader" / "source" / "mctrace_nb").glob("11_*.ipynb"))
+    room = {"mct": mct}
+    exec("import torch", room)
+    checks = [c for c in read(path).cells if c.metadata.get("nbgrader", {}).get("grade")]
+    for i, cell in enumerate(checks, 1):
+        name, function = re.search(r"check\.(nb\d\d)\.exercise_\d\((\w+)\)", cell.source).groups()
+        exec(check.stub(name, i), room)
+        with pytest.raises(AssertionError, match="still empty"):
+            exec(cell.source, room)
+        exec(check.source(name, i), room)
+        exec(cell.source, room)
+
+
+def test_a_folder_without_lessons_is_refused(tmp_path):
+    (tmp_path / "notes.ipynb").write_text("{}")
+    with pytest.raises(mct.InputError, match="no numbered notebook"):
+        students(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_show_every_figure_with_its_description_offline(made, scheme, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+            page = browser.new_page(color_scheme=scheme, viewport={"width": 900, "height": 1200})
+            requests, complaints = [], []
+            page.on("request", lambda r: requests.append(r.url))
+            page.on("console", lambda m: complaints.append(m.text))
+            page.on("pageerror", lambda e: complaints.append(str(e)))
+            page.goto((made / "pages" / f"{path.stem}.html").as_uri())
+            figures = [o.data["text/plain"] for c in read(path).cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+            shown = page.eval_on_selector_all("img", "all => all.map(i => [i.alt, i.naturalWidth])")
+            assert [alt for alt, _ in shown] == figures and min(width for _, width in shown) > 300, path.name
+            levels = page.eval_on_selector_all("h1,h2,h3,h4", "all => all.map(h => +h.tagName[1])")
+            assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:])), path.name
+            ink, paper = page.evaluate("(() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor] })()")
+            assert contrast(ink, paper) >= 7 and page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path.name
+            for link in page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)"):
+                assert link.startswith("http") or (made / "pages" / link.split("/")[-1].split("#")[0]).exists(), f"{path.name}: {link}"
+            assert [r for r in requests if not r.startswith(("file:", "data:"))] == [] and complaints == []
+            page.close()
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_lecture_goes_step_by_step(made):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(next((made / "slides").glob("07_*.html")).as_uri())
+        visible = "document.querySelectorAll('main > .jp-Cell:not(.later)').length"
+        assert page.evaluate(visible) == 1
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowLeft")
+        assert page.evaluate(visible) == 5
+        page.reload()  # the place is kept
+        assert page.evaluate(visible) == 5
+        text = page.evaluate("document.body.textContent")
+        assert "NotImplementedError" not in text and "For teachers" not in text and "### BEGIN" not in text
+        browser.close()
