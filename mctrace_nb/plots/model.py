@@ -85,7 +85,8 @@ def _budgets(axis, front: Front, budget: int, total: float, unit: str) -> None:
     axis.plot([s.budget for s in front.selections], [s.effect for s in front.selections], color="#009E73", marker="P", lw=1.6, ms=6)
     axis.scatter([budget], [front[budget].effect], s=160, facecolors="none", edgecolors=INK, lw=1.6, zorder=3)
     axis.axhline(total, color=INK, lw=1, ls="--")
-    axis.annotate("total effect", (0.02, total), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points", fontsize=7.5)
+    axis.annotate("total effect", (0.02, total), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+                  fontsize=7.5)
     axis.set(xlabel="budget", ylabel=f"mean effect ({unit})")
     axis.margins(y=0.15)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
