@@ -32,12 +32,8 @@ def with_head_replaced(lm, base, counterfactual, layer, head):
         return (changed,)
 
     for hook, ids in ((keep, counterfactual), (put, base)):
-        handle = reads.register_forward_pre_hook(hook)
-        try:
-            with torch.no_grad():
-                logits = lm.model(torch.tensor([ids])).logits[0, -1]
-        finally:
-            handle.remove()
+        with reads.register_forward_pre_hook(hook), torch.no_grad():  # removed where the block ends
+            logits = lm.model(torch.tensor([ids])).logits[0, -1]
     return logits
     ### END SOLUTION
 
@@ -101,7 +97,7 @@ def exercise_1(function) -> str:
                 module._forward_hooks.clear()
         expect(not left,
                f"{left} hook{'s' * (left > 1)} left on the model (taken away now): the next run would still be changed; keep what "
-               "register_forward_pre_hook returns and call its remove()")
+               "register_forward_pre_hook returns and call its remove(), or use it in a with block")
         expect(isinstance(found, torch.Tensor) and found.shape[-1:] == (len(lm.tokenizer),) and found.ndim == 1,
                f"return the logits after the last token, shape ({len(lm.tokenizer)},)")
         target, foil = e.target[0], e.foil[0]

@@ -135,7 +135,7 @@ def mediation(frame, unit: str = "nats", title: str = "") -> Figure:
     canvas, (axis,) = canvas_of(6.4, 3.4)
     names = ["direct effect\n(NDE)", "indirect effect\n(NIE)", "remainder\nTE - NDE - NIE", "total effect\n(TE)"]
     start = 0.0
-    for x, (name, colour) in enumerate(zip([*parts, "total"], ("#56B4E9", "#0072B2", "#D55E00", "#7F7F7F"))):
+    for x, (name, colour) in enumerate(zip([*parts, "total"], ("#009E73", "#0072B2", "#D55E00", "#7F7F7F"))):
         row, base = frame.loc[name], 0.0 if name == "total" else start
         end = base + row["mean"]
         axis.bar(x, row["mean"], bottom=base, color=colour, width=0.6, hatch="//" if row["mean"] < 0 else "", edgecolor="white")
