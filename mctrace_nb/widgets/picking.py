@@ -92,7 +92,7 @@ class SetPicker(_OnPrompts):
         found, total = self.front[budget], float(self.trace.total_effects().mean())
         effect = float(self.trace.effects(list(found.components), examples=[prompt])[0])
         frame = answers(self.trace, list(found.components), prompt)
-        share = f", {found.effect / total:.0%} of the total effect" if total else ""
+        share = f", {found.effect / total:.0%} of the total effect" if total > 0 else ""
         words = (f"Budget {budget}: {', '.join(found.components)}, mean effect {found.effect:.2f} {self.unit}{share}. "
                  f"On {self._prompt(prompt)}: {effect:.2f} {self.unit}, probability of {_moved(frame)}.")
         return words, replaced(self.trace.components, found.components, frame, self.front, total, self.unit), effect
