@@ -22,7 +22,7 @@ _WHERE = {
     "Task": "tasks", "Example": "tasks", "load_task": "tasks",
     "published_config": "published", "published_effects": "published", "published_runs": "published",
     "measure": "sizing", "Desiderata": "desiderata", "known": "views", "estimate": "cost", "Cost": "cost",
-    "sweep": "views", "evidence": "views", "transfer": "views", "speech": "views",
+    "sweep": "views", "evidence": "views", "transfer": "views", "speech": "views", "answers": "views",
     "next_tokens": "apply", "continuation": "apply",
     "Components": "components", "Trace": "tracing", "Metric": "metrics",
     "explain": "explain", "Explanation": "explain", "stability": "stability", "Stability": "stability",

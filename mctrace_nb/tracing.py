@@ -18,7 +18,7 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.memory import keep_freed_memory
-from mctrace_nb.metrics import ANSWER_RULES, Metric, Said, get_metric, relative
+from mctrace_nb.metrics import ANSWER_RULES, NEXT_TOKEN, Metric, Said, get_metric, relative
 from mctrace_nb.passes import Host, Passes
 from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sides, Work
 from mctrace_nb.tasks import Task
@@ -121,6 +121,11 @@ class Trace(Effects):
     def heldout(self) -> "Trace":
         """The same trace on the held-out prompts."""
         return self.again(split="heldout")
+
+    @cached_property
+    def next_token(self) -> "Trace":
+        """The same trace with the probability of every next token in place of a metric: base values (n, V), effects (R, n, V)."""
+        return self.again(metric=NEXT_TOKEN)
 
     def _check_words(self) -> None:
         """Token ids mean something else to another tokenizer: a task is traced with the words it was made for."""

@@ -170,6 +170,28 @@ def speech(trace: Trace, selection: Selection, prompts: int = 3, tokens: int = 8
     return pd.DataFrame(rows, columns=["prompt", "run", "next", "text"])
 
 
+def answers(trace: Trace, chosen, prompt: int = 0, top: int = 4):
+    """A frame of the next token's probability on one prompt, before and after the chosen components are replaced.
+
+    Columns: token, answer ("target", "foil", or "" for the tokens that are likeliest beside them, before or after), before, after.
+    Of an answer of several tokens the first stands, with dots behind it. top: rows. Works for every corruption of a trace.
+    Raises InputError for labels or a prompt that the trace does not have.
+    """
+    import pandas as pd
+
+    run, here = trace.next_token, [prompt]
+    change = run.effects(chosen, examples=here)[0].cpu()  # (V,)
+    before, e = run.base_values[prompt].cpu(), trace.examples[prompt]
+    after, said = before + change, {}
+    for name, answer in (("target", e.target), ("foil", e.foil)):
+        said.setdefault(answer[0], []).append(name)
+    longer = {answer[0] for answer in (e.target, e.foil) if len(answer) > 1}
+    likely = torch.maximum(before, after).topk(min(top + 2, len(before))).indices.tolist()
+    ids = [*said, *(i for i in likely if i not in said)][:max(top, len(said))]
+    return pd.DataFrame([dict(token=(trace.task.text([i]).strip() or repr(trace.task.text([i]))) + "..." * (i in longer),
+                              answer=" and ".join(said.get(i, ())), before=float(before[i]), after=float(after[i])) for i in ids])
+
+
 def _check_kinds(selection: Selection, trace: Effects) -> None:
     if selection.kinds and selection.kinds != trace.components.kinds:
         raise InputError(f"{selection} is of kind {'+'.join(selection.kinds)}, {trace!r} is not; trace the same kinds")

@@ -2,6 +2,7 @@
 
 from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
+from mctrace_nb.widgets.picking import ComponentPicker, EffectBars, SetPicker
 from mctrace_nb.widgets.relaxing import LambdaExplorer
 
-__all__ = ["Explorer", "Guess", "CostCalculator", "LambdaExplorer"]
+__all__ = ["Explorer", "Guess", "ComponentPicker", "CostCalculator", "EffectBars", "LambdaExplorer", "SetPicker"]
