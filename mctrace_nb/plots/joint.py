@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from mctrace_nb.plots.base import DASHES, INK, STYLE, Figure, canvas_of, named
 from mctrace_nb.plots.paper import _panels
@@ -76,6 +76,9 @@ def race(fronts: Sequence[Front], budget: int, unit: str = "nats") -> Figure:
         right.annotate(named(s.method), (s.forwards + s.backwards, s.effect), textcoords="offset points", ha="center", va="center",
                        xytext=(0, (13 + 11 * (places[-1] // 2)) * (-1) ** places[-1]), fontsize=8)
     right.set(xlabel="work: runs of a prompt", xscale="log", title=f"budget {budget}")
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    right.xaxis.set_minor_locator(NullLocator())
     right.margins(x=0.2, y=0.22)
     words = ", ".join(f"{named(s.method)} {s.effect:.2f} for {s.forwards + s.backwards:,} runs" for s in here)
     return Figure(canvas, f"Left: mean effect ({unit}) against budget for {len(fronts)} methods. Right: effect against work at budget "
