@@ -17,10 +17,19 @@ import torch
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
 from mctrace_nb.results import SCORE, Front, Selection
+from mctrace_nb.stats import Estimate
 
 ALL_ORDERS = 10  # members of a set whose every subset is run; of larger sets the orders up to three
 ORDERS = 3
 SMALL = 0.005  # nats that are called nothing
+
+
+def named(term: Estimate, joint: float) -> str:
+    """An interaction's name beside the joint effect it is part of: "synergy" where it goes the same way, "redundancy" where it goes
+    the other, "additive" where it is nothing or its interval holds 0."""
+    if abs(term.mean) < SMALL or term.low * term.high <= 0:
+        return "additive"
+    return "synergy" if (term.mean > 0) == (joint >= 0) else "redundancy"
 
 
 @dataclass(frozen=True)
@@ -65,16 +74,15 @@ class Explanation:
 
     def pairs(self):
         """A frame of all pairs, the strongest first: components, joint effect, sum of singles, interaction with its interval, and
-        its name: synergy, redundancy, or "additive" where it is nothing or its interval holds 0."""
+        its name (see `named`)."""
         import pandas as pd
 
-        sign, rows = 1 if self.joint.mean() >= 0 else -1, []
+        rows = []
         for pair in (k for k in self.terms if len(k) == 2):
             e = self.trace.estimate(torch.as_tensor(self.terms[pair]))
             alone = sum(self.terms[(name,)].mean() for name in pair)
-            name = "additive" if abs(e.mean) < SMALL or e.low * e.high <= 0 else "synergy" if sign * e.mean > 0 else "redundancy"
             rows.append(dict(components=pair, joint=alone + e.mean, singles=alone, interaction=e.mean, ci_low=e.low,
-                             ci_high=e.high, name=name))
+                             ci_high=e.high, name=named(e, self.joint.mean())))
         frame = pd.DataFrame(rows, columns=["components", "joint", "singles", "interaction", "ci_low", "ci_high", "name"])
         return frame.sort_values("interaction", key=abs, ascending=False, kind="stable", ignore_index=True)
 

@@ -51,12 +51,14 @@ def referee(answers) -> Figure:
     return Figure(canvas, f"Three panels. {answers.words()} The third panel shows all {len(mean):,} subsets of {row['task']}.")
 
 
-def deviations(frames: Mapping[str, object], unit: str = "nats") -> Figure:
+def deviations(frames: Mapping[str, object], unit: str = "nats", label: int = 0) -> Figure:
     """The paper's Fig. 1: joint effects of pairs against the sum of their single effects, a panel a kind.
 
-    frames: by name, frames with `singles` and `joint`, a row a pair.
+    frames: by name, frames with `components`, `singles` and `joint`, a row a pair. label: how many pairs, those farthest from the
+    diagonal, have their names beside them.
     """
-    canvas, axes = _panels(len(frames), most=2 if len(frames) == 4 else 3)
+    size = (4.2, 3.8) if label else (3.4, 3.2)
+    canvas, axes = _panels(len(frames), *size, most=2 if len(frames) == 4 else 3)
     said = []
     for axis, (name, frame) in zip(axes, frames.items()):
         axis.scatter(frame["singles"], frame["joint"], s=12, color="#0072B2", alpha=0.6, lw=0)
@@ -64,7 +66,13 @@ def deviations(frames: Mapping[str, object], unit: str = "nats") -> Figure:
         axis.plot(ends, ends, color=INK, lw=0.8, ls="--")
         axis.set(title=f"{name}, {len(frame)} pairs", xlabel=f"sum of single effects ({unit})", ylabel=f"joint effect ({unit})")
         off = (frame["joint"] - frame["singles"])
-        said.append(f"{name}: joint minus sum from {off.min():.2f} to {off.max():.2f} {unit}, median size {off.abs().median():.2f}")
+        far = frame.loc[off.abs().nlargest(label).index].sort_values("joint", ascending=False)
+        for number, row in enumerate(far.itertuples()):  # one under the other beside the points, which may lie on each other
+            left = row.singles > np.mean(ends)
+            axis.annotate(" + ".join(row.components), (row.singles, row.joint), xytext=(-28 if left else 28, -13 * number), fontsize=8,
+                          textcoords="offset points", ha="right" if left else "left", va="center", arrowprops=dict(arrowstyle="-", color=INK, lw=0.5))
+        said.append(f"{name}: joint minus sum from {off.min():.2f} to {off.max():.2f} {unit}, median size {off.abs().median():.2f}"
+                    + (f", farthest {', '.join(' + '.join(pair) for pair in far['components'])}" if label else ""))
     return Figure(canvas, f"Joint effect of pairs against the sum of their single effects, with the diagonal. {'; '.join(said)}.")
 
 

@@ -4,5 +4,9 @@ from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
 from mctrace_nb.widgets.picking import ComponentPicker, EffectBars, SetPicker
 from mctrace_nb.widgets.relaxing import LambdaExplorer
+from mctrace_nb.widgets.searching import InteractionExplorer, SearchRace
 
-__all__ = ["Explorer", "Guess", "ComponentPicker", "CostCalculator", "EffectBars", "LambdaExplorer", "SetPicker"]
+__all__ = [
+    "Explorer", "Guess", "CostCalculator", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer", "InteractionExplorer",
+    "SearchRace",
+]

@@ -222,6 +222,8 @@ def started(controls: dict[str, ipy.Widget], start: dict) -> dict[str, ipy.Widge
             raise InputError(f"unknown control {name!r} (there are: {', '.join(controls)})")
         try:
             controls[name].value = value
+            if controls[name].value != value:  # a slider moves to its nearest end without a word
+                raise ValueError(value)
         except Exception:  # traitlets raises its own error, of several lines
             raise InputError(f"{name}={value!r} is not a value of this control") from None
     return controls
