@@ -2,9 +2,10 @@
 
 from mctrace_nb.plots.base import DASHES, FOIL, INK, LINES, OTHER, STYLE, TARGET, Canvas, Figure, canvas_of, component_style, named
 from mctrace_nb.plots.effects import heads, interactions, layer_by_token, per_prompt, singles
+from mctrace_nb.plots.landscape import along, landscape, slopes
 from mctrace_nb.plots.paper import deviations, lines, referee, small_multiples, work_and_time
 from mctrace_nb.plots.sets import front, frequencies, orders, selection_map, trajectories
 
 __all__ = ["DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "Figure", "canvas_of", "component_style", "named", "heads", "interactions",
            "layer_by_token", "per_prompt", "singles", "front", "frequencies", "orders",
-           "selection_map", "trajectories", "deviations", "lines", "referee", "small_multiples", "work_and_time"]
+           "selection_map", "trajectories", "along", "landscape", "slopes", "deviations", "lines", "referee", "small_multiples", "work_and_time"]

@@ -2,6 +2,6 @@
 
 from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
-from mctrace_nb.widgets.relaxing import LambdaExplorer
+from mctrace_nb.widgets.relaxing import LambdaExplorer, RelaxationCube
 
-__all__ = ["Explorer", "Guess", "CostCalculator", "LambdaExplorer"]
+__all__ = ["Explorer", "Guess", "CostCalculator", "LambdaExplorer", "RelaxationCube"]

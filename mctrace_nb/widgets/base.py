@@ -222,6 +222,9 @@ def started(controls: dict[str, ipy.Widget], start: dict) -> dict[str, ipy.Widge
             raise InputError(f"unknown control {name!r} (there are: {', '.join(controls)})")
         try:
             controls[name].value = value
+            kept = controls[name].value == value  # a slider moves what lies beyond its ends, without a word
         except Exception:  # traitlets raises its own error, of several lines
-            raise InputError(f"{name}={value!r} is not a value of this control") from None
+            kept = False
+        if not kept:
+            raise InputError(f"{name}={value!r} is not a value of this control")
     return controls
