@@ -84,3 +84,20 @@ def test_figures_say_their_numbers(trace):
     line = mct.plots.along(seen.ticks, {"L0H0": seen.slices["L0H0"], "L0H0, L0H3": seen.slices["L0H3"]})
     assert f"L0H0, L0H3 {np.interp(0.5, seen.ticks, seen.slices['L0H3']):.2f} at one half" in line.text
     assert "inverse falls to 2e-09 at 20.0 nats, log stays at 0.05" in mct.plots.slopes(20, trace.effects(["L0H0"])).text
+
+
+def test_a_course_names_what_has_not_decided(trace):
+    run = mct.pgb(trace, epochs=15, progress=False)
+    last = run.trajectory[-1]
+    between = [x for x, m in zip(trace.components.labels, last) if 0.1 < m < 0.9 and x not in run.components]
+    said = mct.plots.trajectories(run, trace.components.labels).text
+    assert 0 < len(between) <= 6 and "between 0.1 and 0.9 and not chosen" in said and all(x in said.split("not chosen: ")[1] for x in between)
+
+
+def test_outcomes_stand_beside_the_best_of_their_size(trace):
+    runs = mct.pgb(trace, transform="log", lambda1=[0.01, 0.05, 5.0, None], epochs=8, progress=False)
+    exact = mct.search(trace, "exhaustive", range(1, 13), heldout=False, progress=False)
+    frame = mct.outcomes(runs, exact)
+    assert list(frame["lambda1"]) == [0.01, 0.05, 5.0, "found"] and "lambda2" not in frame and (frame["epochs"] == 8).all()
+    assert list(frame["kept"]) == [r.size for r in runs] and np.isnan(frame["share"][2]) and "share" not in mct.outcomes(runs)
+    assert frame["share"][0] == pytest.approx(runs[0].effect / exact[runs[0].size].effect) and frame["share"][0] <= 1 + 1e-6

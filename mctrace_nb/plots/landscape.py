@@ -79,12 +79,13 @@ def along(ticks, lines: Mapping[str, np.ndarray], unit: str = "nats") -> Figure:
     return Figure(canvas, f"Line chart of the mean effect ({unit}) against the mask value, with dotted straight lines between the ends: {half}.")
 
 
-def slopes(total: float, effects=None, top: float | None = None) -> Figure:
+def slopes(total: float, effects=None) -> Figure:
     """How strongly each transform still pulls at a prompt with a given effect: the size of its derivative, on a logarithmic axis.
 
     total: |total effect|, the scale of "log", in nats. effects: (n,) effects of a set on prompts, marked on the axis.
     """
-    top = max(total, 5.0) if top is None else top
+    effects = None if effects is None else np.asarray(effects)
+    top = max(total, 5.0, *(() if effects is None else effects))
     x = np.linspace(-2, top, 100)
     canvas, (axis,) = canvas_of(6.5, 3.4)
     pulls = {"inverse": np.exp(-x), "log": np.full_like(x, 1 / total), "raw": np.exp(x)}
@@ -92,7 +93,6 @@ def slopes(total: float, effects=None, top: float | None = None) -> Figure:
         axis.plot(x, y, color=colour, ls=dash, lw=2)
         axis.annotate(name, (top, y[-1]), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9, color=colour)
     if effects is not None:
-        effects = np.asarray(effects)
         axis.plot(effects, np.full(len(effects), 0.03), ls="", marker="|", ms=9, color=INK,
                   transform=axis.get_xaxis_transform())
     axis.set(xlabel="effect on a prompt (nats)", ylabel="|derivative of its loss|", yscale="log", xlim=(-2, top))
