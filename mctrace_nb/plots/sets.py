@@ -84,8 +84,8 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     axis.axhline(0.5, color=INK, lw=0.8, ls="--")
     axis.set(ylabel="mask value", ylim=(-0.04, 1.04))
     epochs = [row["epoch"] for row in selection.history]
-    for name, colour, style in (("lambda1", "#0072B2", "-"), ("lambda2", "#009E73", "--")):
-        below.plot(epochs, [row[name] for row in selection.history], color=colour, ls=style, label=name)
+    for name, colour, style, width in (("lambda1", "#0072B2", "-", 3), ("lambda2", "#E69F00", "--", 1.5)):  # often the same
+        below.plot(epochs, [row[name] for row in selection.history], color=colour, ls=style, lw=width, label=name)
     below.set(xlabel="epoch", ylabel="penalty")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend(frameon=False, fontsize=8)
