@@ -129,7 +129,7 @@ class Explorer:
         if self._key in self.guesses:
             words = f"{beside(self.guesses[self._key], truth[0], self.unit)} {words}"
         self.words.value = f'<p role="status">{escape(words)}</p>'
-        self.picture.value = (f'<img style="max-width: 100%; height: auto" alt="{escape(self.figure.text)}" '
+        self.picture.value = (f'<img style="max-width: 100%; max-height: 36em" alt="{escape(self.figure.text)}" '
                               f'src="data:image/png;base64,{b64encode(self.figure.png).decode()}">')
 
     def _repr_mimebundle_(self, include=None, exclude=None):
