@@ -27,7 +27,7 @@ _WHERE = {
     "Components": "components", "Trace": "tracing", "Metric": "metrics",
     "explain": "explain", "Explanation": "explain", "stability": "stability", "Stability": "stability",
     "Selection": "results", "Front": "results", "InputError": "errors",
-    "search": "search", "pgb": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
+    "search": "search", "pgb": "relax", "landscape": "landscape", "outcomes": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
 _ROOMS = ("check", "grammar", "metrics", "paper", "plots", "referee", "report", "run", "sizing", "stats", "widgets")
 

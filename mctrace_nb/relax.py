@@ -25,7 +25,7 @@ from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.metrics import TRANSFORMS, transform_loss
 from mctrace_nb.progress import bar
-from mctrace_nb.results import Selection
+from mctrace_nb.results import Front, Selection
 
 FLOOR = 0.003  # where a path begins, as a part of where it ends
 SCHEDULES = {"linear": lambda t, last: t + 1, "exponential": lambda t, last: 2 ** t, "quadratic": lambda t, last: t ** 2,
@@ -260,3 +260,21 @@ def selection_at(trace: Effects, run: Run, epoch: int, budget: int | None, secon
                      forwards=row["forwards"], backwards=row["backwards"], seconds=seconds,
                      history=run.history[:epoch], trajectory=np.stack(run.trajectory[:epoch + 1]),
                      settings=asdict(run.settings), **trace.origin)
+
+
+def outcomes(found: Sequence[Selection], exact: Front | None = None):
+    """Runs of `pgb` side by side, a frame with a row each: the settings in which they differ, epochs, how many components are kept, the
+    effect of the last epoch's soft mask, of the rounded set, the distance from binary, and, given a front of exhaustive search, the
+    rounded effect as a share of the best set of that size (nan where there is none).
+    """
+    import pandas as pd
+
+    differ = [name for name in found[0].settings if len({s.settings[name] for s in found}) > 1]
+    best = {} if exact is None else {s.size: s.effect for s in exact.selections}
+    rows = []
+    for s in found:
+        last = s.history[-1]
+        rows.append({**{name: "found" if s.settings[name] is None else s.settings[name] for name in differ}, "epochs": last["epoch"],
+                     "kept": s.size, "soft": last["relaxed_effect"], "rounded": s.effect, "violation": last["violation"],
+                     **({} if exact is None else {"share": s.effect / best[s.size] if best.get(s.size) else float("nan")})})
+    return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import mctrace_nb as mct
 from mctrace_nb.models import DTYPES, skeleton
 from mctrace_nb.published import SIZES, published_config
 from mctrace_nb.cost import duration
-from mctrace_nb.widgets import CostCalculator, Explorer, Guess, LambdaExplorer
+from mctrace_nb.widgets import CostCalculator, Explorer, Guess
 
 
 @pytest.fixture
@@ -103,41 +103,6 @@ def test_all_published_sizes_are_tested():
     assert len(SIZES) == 6
     with pytest.raises(mct.InputError, match="did you mean 'gpt2'"):
         published_config("gpt-2")
-
-
-# --- the penalties of the relaxed search ---
-
-@pytest.fixture
-def explorer(tutorial):
-    return LambdaExplorer(mct.Trace(tutorial, mct.load_task("professions", tutorial, n=16), "head_output"), epochs=8)
-
-
-def test_a_penalty_moved_is_the_search_run_anew(explorer):
-    """What it says is what `pgb` finds with the same settings, and another penalty gives another picture."""
-    words, picture = explorer.words.value, explorer.picture.value
-    explorer.controls["lambda1"].value = 1
-    assert explorer.words.value != words and explorer.picture.value != picture
-    found = mct.pgb(explorer.trace, progress=False, **explorer.parameters)
-    assert f"{found.size} of 12 components are kept" in explorer.words.value
-    assert f"rounded {found.effect:.2f} nats" in explorer.words.value and f"{found.history[-1]['violation']:.2f}" in explorer.words.value
-    explorer.controls["lambda1"].value = 0.05
-    assert (explorer.words.value, explorer.picture.value) == (words, picture)
-
-
-def test_equal_settings_are_not_optimised_twice(explorer, monkeypatch):
-    explorer.controls["seed"].value = 1
-    monkeypatch.setattr("mctrace_nb.widgets.relaxing.pgb", lambda *args, **more: pytest.fail("optimised again"))
-    explorer.controls["seed"].value = 0
-    explorer.controls["seed"].value = 1
-
-
-def test_the_explorer_offers_what_the_metric_allows(tutorial):
-    task = mct.load_task("professions", tutorial, n=16)
-    assert LambdaExplorer(mct.Trace(tutorial, task, "head_output", metric="logit_diff"), epochs=1).controls["transform"].options == ("log",)
-    with pytest.raises(mct.InputError, match="'accuracy' has no gradient to move a mask by"):
-        LambdaExplorer(mct.Trace(tutorial, task, "head_output", metric="accuracy"))
-    with pytest.raises(mct.InputError, match="lambda1=3 is not a value"):
-        LambdaExplorer(mct.Trace(tutorial, task, "head_output"), lambda1=3)
 
 
 # --- guesses, and requests that overtake each other ---

@@ -32,7 +32,7 @@ _UNITS = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1.5, 1, 1.5)))
 
 def component_style(label: str) -> tuple[str, str | tuple]:
     """The colour and dash of a component, the same in all figures: the colour is its layer's, the dash its number's."""
-    layer, *unit = map(int, re.findall(r"\d+", label))
+    layer, *unit = map(int, re.findall(r"\d+", label) or [0])  # a label of its own has no number
     return _LAYERS[layer % len(_LAYERS)], _UNITS[unit[0] % len(_UNITS)] if unit else "-"
 
 

@@ -71,23 +71,27 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     canvas, (axis, below) = canvas_of(7, 4.8, rows=2, sharex=True, height_ratios=[3, 1])
     chosen = set(selection.components)
     moving = sorted(range(path.shape[1]), key=lambda i: (labels[i] not in chosen, -np.ptp(path[:, i])))[:most]
+    between = [i for i in moving if labels[i] not in chosen and 0.1 < path[-1, i] < 0.9]
+    between = between if len(between) <= 6 else []  # a crowd that has not decided has no names
     for i in reversed(moving):
-        inside = labels[i] in chosen
-        colour, dash = component_style(labels[i])
-        axis.plot(path[:, i], color=colour if inside else "#B5B5B5", ls=dash if inside else "-", lw=2 if inside else 1, zorder=2 + inside)
-    kept = [i for i in moving if labels[i] in chosen]
+        inside, named_too = labels[i] in chosen, i in between
+        colour, dash = component_style(labels[i]) if inside or named_too else ("#B5B5B5", "-")
+        axis.plot(path[:, i], color=colour, ls=dash, lw=2 if inside else 1, zorder=2 + inside + named_too)
+    kept = [i for i in moving if labels[i] in chosen or i in between]
     for i, height in zip(kept, spread(path[-1, kept], 0.055, 1.02)):
-        axis.annotate(labels[i], ((len(path) - 1) * 1.015, height), fontsize=8, va="center", annotation_clip=False)
+        axis.annotate(f"({labels[i]})" if i in between else labels[i], ((len(path) - 1) * 1.015, height), fontsize=8, va="center",
+                      annotation_clip=False)
     axis.axhline(0.5, color=INK, lw=0.8, ls="--")
     axis.set(ylabel="mask value", ylim=(-0.04, 1.04))
     epochs = [row["epoch"] for row in selection.history]
-    for name, colour, style in (("lambda1", "#0072B2", "-"), ("lambda2", "#009E73", "--")):
-        below.plot(epochs, [row[name] for row in selection.history], color=colour, ls=style, label=name)
+    for name, colour, style, width in (("lambda1", "#0072B2", "-", 3), ("lambda2", "#E69F00", "--", 1.5)):  # often the same
+        below.plot(epochs, [row[name] for row in selection.history], color=colour, ls=style, lw=width, label=name)
     below.set(xlabel="epoch", ylabel="penalty")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend(frameon=False, fontsize=8)
+    undecided = f"; between 0.1 and 0.9 and not chosen: {', '.join(labels[i] for i in between)}" if between else ""
     return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; chosen: "
-                          f"{', '.join(selection.components) or 'none'}. Below, the penalties grow with the epoch.")
+                          f"{', '.join(selection.components) or 'none'}{undecided}. Below, the penalties grow with the epoch.")
 
 
 def orders(explanation) -> Figure:

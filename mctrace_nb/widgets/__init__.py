@@ -3,10 +3,10 @@
 from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
 from mctrace_nb.widgets.picking import ComponentPicker, EffectBars, SetPicker
-from mctrace_nb.widgets.relaxing import LambdaExplorer
+from mctrace_nb.widgets.relaxing import LambdaExplorer, RelaxationCube
 from mctrace_nb.widgets.searching import InteractionExplorer, SearchRace
 
 __all__ = [
-    "Explorer", "Guess", "CostCalculator", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer", "InteractionExplorer",
-    "SearchRace",
+    "Explorer", "Guess", "CostCalculator", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer", "RelaxationCube",
+    "InteractionExplorer", "SearchRace",
 ]

@@ -129,7 +129,7 @@ class Explorer:
         if self._key in self.guesses:
             words = f"{beside(self.guesses[self._key], truth[0], self.unit)} {words}"
         self.words.value = f'<p role="status">{escape(words)}</p>'
-        self.picture.value = (f'<img style="max-width: 100%; height: auto" alt="{escape(self.figure.text)}" '
+        self.picture.value = (f'<img style="max-width: 100%; max-height: 36em" alt="{escape(self.figure.text)}" '
                               f'src="data:image/png;base64,{b64encode(self.figure.png).decode()}">')
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -222,8 +222,9 @@ def started(controls: dict[str, ipy.Widget], start: dict) -> dict[str, ipy.Widge
             raise InputError(f"unknown control {name!r} (there are: {', '.join(controls)})")
         try:
             controls[name].value = value
-            if controls[name].value != value:  # a slider moves to its nearest end without a word
-                raise ValueError(value)
+            kept = controls[name].value == value  # a slider moves what lies beyond its ends, without a word
         except Exception:  # traitlets raises its own error, of several lines
-            raise InputError(f"{name}={value!r} is not a value of this control") from None
+            kept = False
+        if not kept:
+            raise InputError(f"{name}={value!r} is not a value of this control")
     return controls
