@@ -2,6 +2,8 @@
 
 from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
+from mctrace_nb.widgets.metrics import MetricPicker
 from mctrace_nb.widgets.relaxing import LambdaExplorer
+from mctrace_nb.widgets.rounding import BudgetExplorer
 
-__all__ = ["Explorer", "Guess", "CostCalculator", "LambdaExplorer"]
+__all__ = ["Explorer", "Guess", "BudgetExplorer", "CostCalculator", "LambdaExplorer", "MetricPicker"]
