@@ -51,9 +51,20 @@ def test_repair_never_loses_and_shows_in_the_picture(explorer):
     assert explorer.words.value != words and explorer.picture.value != picture
     assert share < 60 and explorer.compute(**explorer.parameters)[2] == pytest.approx(100, abs=0.1)
     for budget in range(1, 9):
-        cut, repaired = (explorer.rounded(0.1, tuple(range(1, 9)))[rule][budget] for rule in ("top S", "top S, repaired by swaps"))
+        cut, repaired = (explorer.rounded(0.1, budget)[rule][budget] for rule in ("top S", "top S, repaired by swaps"))
         known = explorer.known.known
-        assert known[cut] - 1e-6 <= known[repaired] <= explorer.exact()[budget] + 1e-4 and len(cut) == len(repaired) == budget
+        assert known[cut] - 1e-6 <= known[repaired] <= explorer.exact()[budget].effect + 1e-4 and len(cut) == len(repaired) == budget
+
+
+def test_gaps_are_between_the_same_two_sets(explorer):
+    """On held-out prompts the gap is taken prompt by prompt, so that what both sets share does not pass for uncertainty."""
+    table = explorer.gaps(2).set_index("rule")
+    assert table.loc["top S, repaired by swaps", "gap"] == pytest.approx(0, abs=1e-4) and table.loc["threshold", "kept"] == "nothing"
+    row, best = table.loc["top S"], explorer.exact()[2]
+    held = explorer.trace.heldout
+    difference = held.effects(best.components) - held.effects(row["kept"].split(", "))
+    e = held.estimate(difference)
+    assert row["gap"] == pytest.approx(best.effect - row["effect"]) and row[["gap_heldout", "ci_low", "ci_high"]].tolist() == pytest.approx([e.mean, e.low, e.high])
 
 
 def test_a_threshold_can_miss_the_budget(explorer):
@@ -108,6 +119,8 @@ def test_what_cannot_be_enumerated_is_said(tutorial):
     assert "that the best 4 that these rules find have" in wide.words.value
     wide.controls["exact"].value = False
     assert "not known" not in wide.words.value
+    with pytest.raises(mct.InputError, match="budget 4: a gap to the optimum needs one that can be enumerated"):
+        wide.gaps(4)
     wide.controls["rule"].value = "threshold"
     assert 'role="status"' in wide.words.value
 
@@ -192,3 +205,24 @@ def test_maps_have_a_scale_each_and_say_so(tutorial):
         assert f"{name} {best['component']} with {best['effect']:.2f}" in figure.text
     five = behaviours({f"{i}": frames["binding"] for i in range(5)})
     assert "on 5 behaviours" in five.text and five.png
+
+
+# --- the numbers that stand in lesson 07 beside its exercises ---
+
+def test_the_numbers_of_the_lesson(tutorial):
+    from mctrace_nb.check import nb07
+
+    operation, facts = (mct.Trace(tutorial, mct.load_task(name, tutorial, 64, 31), "head_output", seed=31) for name in ("binding_operation", "facts"))
+    run = mct.pgb(operation, transform="log", lambda1=0.1, lambda2=0.1, penalty="mean", epochs=12, seed=31, progress=False)
+    mask = dict(zip(operation.components.labels, run.trajectory[-1].tolist()))
+    assert [len(chosen) for chosen, _ in nb07.threshold_sweep(mask, lambda chosen: float(operation.effects(sorted(chosen)).mean()))] == [3, 4]
+    assert nb07.repair(facts, ["L0H0", "L0H1"]) == {"L0H1", "L1H3"}
+    assert nb07.share_over_seeds(tutorial, "coreference", 2, range(5)) == pytest.approx((0.93, 0.82), abs=0.005)
+    explorer = BudgetExplorer(facts)
+    cut, exact = (mct.search(operation, method, range(1, 7), heldout=False, progress=False, **more) for method, more in
+                  (("pgb", dict(repair=False, seed=31)), ("exhaustive", {})))  # "they lie on the optimum"
+    assert all(c.effect > e.effect - 0.01 for c, e in zip(cut.selections, exact.selections))
+    explorer.controls["rule"].value, explorer.controls["penalty"].value = "threshold", 3
+    assert "Kept: nothing" in explorer.words.value  # "until they leave none"
+    for budget in range(1, 9):  # "the repair closes the gap at every budget, from the same mask"
+        assert explorer.gaps(budget).set_index("rule").loc["top S, repaired by swaps", "gap"] < 0.001

@@ -36,8 +36,7 @@ class MetricPicker(Explorer):
         fitting = {name: metric for name, metric in METRICS.items() if name != "odds_ratio" and (gaps or not metric.between_cohorts)}
         self.metrics = {**own, **{name: metric for name, metric in fitting.items() if name not in own}}
         names = [t.task.name for t in self.traces]
-        self.names = [n if names.count(n) == 1 else f"{n}, {t.model.name}" if len({u.model.name for u in self.traces}) > 1 else f"{n} {i + 1}"
-                      for i, (n, t) in enumerate(zip(names, self.traces))]
+        self.names = [name if names.count(name) == 1 else f"{name} {i + 1}" for i, name in enumerate(names)]
         controls = dict(metric=menu("metric", self.metrics), corruption=menu("values from", CORRUPTIONS, self.traces[0].corruption))
         super().__init__(started(controls, start), self.measure)
 
