@@ -226,3 +226,29 @@ def test_the_numbers_of_the_lesson(tutorial):
     assert "Kept: nothing" in explorer.words.value  # "until they leave none"
     for budget in range(1, 9):  # "the repair closes the gap at every budget, from the same mask"
         assert explorer.gaps(budget).set_index("rule").loc["top S, repaired by swaps", "gap"] < 0.001
+
+
+# --- the numbers of lesson 08 that no cell prints ---
+
+def test_the_numbers_beside_the_exercises_on_metrics(tutorial):
+    from mctrace_nb.check import nb08
+
+    def task(name):
+        return mct.load_task(name, tutorial, 64, 0)
+
+    value, operation = (mct.Trace(tutorial, task(name), "head_output") for name in ("binding", "binding_operation"))
+    undecided = value.again(metric=nb08.entropy).single_effects().set_index("component")["effect"]
+    assert undecided.nlargest(2).index.tolist() == ["L1H0", "L1H3"] and undecided["L1H0"] == pytest.approx(0.50, abs=0.005)
+    assert value.single_effects().set_index("component")["effect"].nlargest(2).index.tolist() == ["L1H3", "L1H0"]
+    assert nb08.subject_restored(tutorial, task("facts"), "subject") == (0, pytest.approx(0.98, abs=0.006))
+    assert nb08.subject_restored(tutorial, task("facts"), "all") == (0, pytest.approx(0.15, abs=0.005))
+    assert nb08.subject_restored(tutorial, task("names"), "all")[0] == 1
+    assert nb08.move_and_keep(operation, value, 2, 0.1) == ["L0H0", "L0H1"]
+    assert nb08.move_and_keep(operation, value, 2, 1) == ["L0H0", "L0H3"]
+
+
+def test_preferences_are_shown_by_cohort():
+    from mctrace_nb.plots import preferences
+
+    figure = preferences({"before": [-2.0, -4.0, -1.0], "after": [1.0, 1.0, -1.0]}, ["a", "a", "b"])
+    assert "before: a -3.00, b -1.00, mean size 2.33; after: a 1.00, b -1.00, mean size 1.00" in figure.text and figure.png

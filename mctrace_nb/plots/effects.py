@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import cycle
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import numpy as np
 import seaborn as sns
@@ -160,3 +160,28 @@ def behaviours(frames: Mapping[str, object], unit: str = "nats", most: int = 12)
     what = "Maps of the effect of each head alone" if maps else f"Bars of the {min(most, len(first))} largest effects of components alone"
     return Figure(canvas, f"{what} on {len(frames)} behaviours ({unit}), {'each with a colour scale of its own, ' * maps}largest in size: "
                           f"{'; '.join(said)}.")
+
+
+def preferences(values: Mapping[str, Sequence[float]], cohorts: Sequence[str], what: str = "log odds (nats)") -> Figure:
+    """What the model prefers on each prompt, a row for each intervention and a marker for each cohort; 0 is no preference.
+
+    values: by name of the intervention, a value for each prompt `(n,)`. cohorts: the cohort of each prompt.
+    """
+    canvas, (axis,) = canvas_of(7.5, 0.62 * len(values) + 1.1)
+    names, said = sorted(set(cohorts)), []
+    for y, (name, found) in enumerate(values.items()):
+        found, means = np.asarray(found, dtype=float), []
+        for number, cohort in enumerate(names):
+            colour, marker = LINES[number % len(LINES)]
+            inside = found[[c == cohort for c in cohorts]]
+            height = y + 0.3 * ((number + 0.5) / len(names) - 0.5) * 2
+            axis.plot(inside, [height] * len(inside), marker, color=colour, ms=5, alpha=0.55, label=f"{cohort} ({len(inside)})" if not y else None)
+            axis.plot([inside.mean()] * 2, [height - 0.15, height + 0.15], color=INK, lw=2)
+            means.append(f"{cohort} {inside.mean():.2f}")
+        said.append(f"{name}: {', '.join(means)}, mean size {np.abs(found).mean():.2f}")
+    axis.axvline(0, color=INK, lw=1, ls="--")
+    axis.set_yticks(range(len(values)), list(values))
+    axis.set(xlabel=what, ylim=(len(values) - 0.4, -0.6))
+    axis.grid(False, axis="y")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return Figure(canvas, f"Each prompt's {what} under {len(values)} interventions, by cohort, with means as strokes. {'; '.join(said)}.")
