@@ -69,6 +69,7 @@ class Pair:
     foil: str
     group: str  # pairs of one template share a group; intervals resample whole groups
     subject: tuple[int, int]  # the differing words of the base prompt, [first, last + 1), counted without <bos>
+    cohort: str = ""  # "female" or "male": the stereotype of the occupation that the base prompt is about, where it is about one
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,12 @@ def _swap(task: str, p: dict, rng: Random) -> dict:
     return {**p, "queries": [(OPERATIONS[1 - OPERATIONS.index(operation)], variable), *later]}
 
 
+def _cohort(task: str, p: dict, best: str) -> str:
+    """The stereotype of whom the base prompt is about: the occupation named, or the one that its pronoun fits best."""
+    who = {"professions": p.get("who"), "coreference": best}.get(task)
+    return "" if who is None else "female" if OCCUPATIONS[who] > 0.5 else "male"
+
+
 _GROUP = {
     "professions": lambda p: f"{p['opening']}|{p['verb']}",
     "coreference": lambda p: f"{p['verb']}|{p['reason']}",
@@ -256,7 +263,7 @@ def pairs(task: str, n: int, seed: int, held_out: bool) -> list[Pair]:
         differ = [i for i, (a, b) in enumerate(zip(words, changed)) if a != b]
         in_vain = in_vain + 1 if (base.prompt, other.prompt) in found else 0
         found[base.prompt, other.prompt] = Pair(base.prompt, other.prompt, target, foil, _GROUP[task](base.parts),
-                                                (differ[0], differ[-1] + 1))
+                                                (differ[0], differ[-1] + 1), _cohort(task, base.parts, foil))
     if len(found) < n:
         raise ValueError(f"{task}: asked for {n} different pairs, the grammar has about {len(found)}; ask for fewer")
     return list(found.values())

@@ -128,6 +128,16 @@ def test_task_halves_share_no_combination(tutorial):
     assert list(task.to_frame().columns) == ["half", "base", "counterfactual", "target", "foil", "group", "cohort"]
 
 
+def test_occupations_have_the_cohort_of_their_stereotype(tutorial):
+    """The one that the base prompt is about, whose answer the grammar favours; other behaviours are about no one."""
+    rows = load_task("professions", tutorial, 32).to_frame()
+    assert (rows["cohort"] == rows["foil"].str.strip().map({"she": "female", "he": "male"})).all()
+    rows = load_task("coreference", tutorial, 32).to_frame()
+    assert ((rows["foil"].str.strip().map(grammar.OCCUPATIONS) > 0.5) == (rows["cohort"] == "female")).all()
+    assert (rows["base"].str.contains(" she ") == (rows["cohort"] == "female")).all()
+    assert set(load_task("facts", tutorial, 8).to_frame()["cohort"]) == {""}
+
+
 def test_from_pairs_splits_by_group(tutorial):
     pairs = [{key: value for key, value in vars(p).items() if key != "subject"}  # there it is a span, here a text
              for p in grammar.pairs("professions", 40, 0, False)]

@@ -1,16 +1,17 @@
 """Figures: one style, safe for colour-blind readers, each with a sentence that says what it shows."""
 
 from mctrace_nb.plots.base import DASHES, FOIL, INK, LINES, OTHER, STYLE, TARGET, Canvas, canvas_of, component_style, Figure, named
-from mctrace_nb.plots.effects import heads, interactions, layer_by_token, per_prompt, singles
+from mctrace_nb.plots.effects import behaviours, heads, interactions, layer_by_token, per_prompt, preferences, singles
 from mctrace_nb.plots.joint import joint, race
 from mctrace_nb.plots.landscape import along, landscape, slopes
 from mctrace_nb.plots.model import mediation, replaced
 from mctrace_nb.plots.paper import deviations, lines, referee, small_multiples, work_and_time
+from mctrace_nb.plots.rounding import rounding
 from mctrace_nb.plots.sets import frequencies, front, orders, selection_map, trajectories
 
 __all__ = [
     "DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "canvas_of", "component_style", "Figure", "named",
-    "heads", "interactions", "layer_by_token", "per_prompt", "singles", "joint", "race", "along", "landscape", "slopes", "mediation",
-    "replaced", "deviations", "lines", "referee", "small_multiples", "work_and_time", "frequencies", "front", "orders",
-    "selection_map", "trajectories",
+    "behaviours", "heads", "interactions", "layer_by_token", "per_prompt", "preferences", "singles", "joint", "race", "along",
+    "landscape", "slopes", "mediation", "replaced", "deviations", "lines", "referee", "small_multiples", "work_and_time", "rounding",
+    "frequencies", "front", "orders", "selection_map", "trajectories",
 ]

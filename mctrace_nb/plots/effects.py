@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import cycle
+from typing import Mapping, Sequence
 
 import numpy as np
 import seaborn as sns
 
 from mctrace_nb.errors import InputError
-from mctrace_nb.plots.base import INK, LINES, Figure, canvas_of
+from mctrace_nb.plots.base import INK, LINES, Canvas, Figure, canvas_of
 
 
 def singles(frame, unit: str = "nats", most: int = 24) -> Figure:
@@ -90,12 +91,17 @@ def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
                           f"{unit} at {best[0]!r}, layer {best[1]}.")
 
 
+def _numbers(frame):
+    """The number of each head in its layer; missing for components that are no heads."""
+    return frame["component"].str.extract(r"^L\d+H(\d+)$")[0]
+
+
 def heads(frame, column: str = "effect", unit: str = "nats") -> Figure:
     """Every head's value as a map: rows layers, columns heads, for frames with `component` and `layer` such as `single_effects()`.
 
     Raises InputError for components that are no heads.
     """
-    numbers = frame["component"].str.extract(r"^L\d+H(\d+)")[0]
+    numbers = _numbers(frame)
     if numbers.isna().any():
         raise InputError(f"{frame['component'][numbers.isna()].iloc[0]!r} is no head; give effects of heads, or use plots.singles")
     grid = frame.assign(head=numbers.astype(int)).pivot(index="layer", columns="head", values=column)
@@ -104,3 +110,78 @@ def heads(frame, column: str = "effect", unit: str = "nats") -> Figure:
     best, low = frame.loc[frame[column].idxmax()], frame.loc[frame[column].idxmin()]
     return Figure(canvas, f"Map of the {column.replace('_', ' ')} of {len(frame)} heads, rows layers and columns heads; the largest is "
                           f"{best['component']} with {best[column]:.3f} ({unit}), the smallest {low['component']} with {low[column]:.3f}.")
+
+
+def short(value: float) -> str:
+    """A number as it is written in a cell or a sentence, whatever the metric's unit."""
+    return f"{value:.2f}".replace("-0.00", "0.00") if abs(value) >= 0.1 or not value else f"{value:.1g}"
+
+
+def behaviours(frames: Mapping[str, object], unit: str = "nats", most: int = 12) -> Figure:
+    """The same components on several behaviours, a panel each, in the order of the mapping.
+
+    frames: by name, frames with `component`, `layer` and `effect` such as `single_effects()`. Heads are shown as maps, rows layers and
+    columns heads, each map with a colour scale of its own that ends at its largest effect; other kinds as bars of the `most` largest.
+    """
+    maps = all(_numbers(frame).notna().all() for frame in frames.values())
+    first = next(iter(frames.values()))
+    columns, rows = min(4, len(frames)), -(-len(frames) // 4)
+    wide, tall = (_numbers(first).nunique(), first["layer"].nunique()) if maps else (min(most, len(first)), 5)
+    canvas = Canvas(figsize=(columns * max(2.3, 0.45 * wide + 0.5) + 1, rows * max(1.7, 0.36 * tall + 0.8)), layout="constrained")
+    axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[len(frames):]:
+        axis.set_visible(False)
+    said = []
+    for number, (axis, (name, frame)) in enumerate(zip(axes, frames.items())):
+        best = frame.loc[frame["effect"].abs().idxmax()]
+        largest = abs(best["effect"])
+        said.append(f"{name} {best['component']} with {short(best['effect'])}" if largest else f"{name} none, all are 0")
+        if maps:
+            grid = frame.assign(head=_numbers(frame).astype(int)).pivot(index="layer", columns="head", values="effect")
+            digits = 1 if largest >= 1 else 2
+            written = grid.map(lambda value: "0" if not value else short(value) if largest < 0.1 else f"{round(value, digits) + 0:.{digits}f}")
+            sns.heatmap(grid / (largest or 1), ax=axis, cmap=sns.diverging_palette(40, 250, s=90, l=50, as_cmap=True), vmin=-1, vmax=1,
+                        annot=written if grid.size <= 48 else False, fmt="", annot_kws={"fontsize": 8}, linewidths=0.5, cbar=False)
+            axis.set(xlabel="head", ylabel="layer" if number % 4 == 0 else "")
+        else:
+            shown = frame.loc[frame["effect"].abs().nlargest(most).index].sort_index()
+            axis.bar(range(len(shown)), shown["effect"], color="#56B4E9", width=0.7)
+            axis.axhline(0, color=INK, lw=0.8)
+            axis.set_xticks(range(len(shown)), shown["component"], rotation=90)
+            axis.set(ylabel=f"effect alone ({unit})" if number % 4 == 0 else "")
+            axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(name, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.tick_params(axis="y", labelrotation=0)
+    if maps:
+        bar = canvas.colorbar(axes[0].collections[0], ax=axes[:len(frames)], shrink=0.9, pad=0.01, ticks=[-1, 0, 1])
+        bar.set_label("share of the map's largest", fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+    what = "Maps of the effect of each head alone" if maps else f"Bars of the {min(most, len(first))} largest effects of components alone"
+    return Figure(canvas, f"{what} on {len(frames)} behaviours ({unit}), {'each with a colour scale of its own, ' * maps}largest in size: "
+                          f"{'; '.join(said)}.")
+
+
+def preferences(values: Mapping[str, Sequence[float]], cohorts: Sequence[str], what: str = "log odds (nats)") -> Figure:
+    """What the model prefers on each prompt, a row for each intervention and a marker for each cohort; 0 is no preference.
+
+    values: by name of the intervention, a value for each prompt `(n,)`. cohorts: the cohort of each prompt.
+    """
+    canvas, (axis,) = canvas_of(7.5, 0.62 * len(values) + 1.1)
+    names, said = sorted(set(cohorts)), []
+    for y, (name, found) in enumerate(values.items()):
+        found, means = np.asarray(found, dtype=float), []
+        for number, cohort in enumerate(names):
+            colour, marker = LINES[number % len(LINES)]
+            inside = found[[c == cohort for c in cohorts]]
+            height = y + 0.3 * ((number + 0.5) / len(names) - 0.5) * 2
+            axis.plot(inside, [height] * len(inside), marker, color=colour, ms=5, alpha=0.55, label=f"{cohort} ({len(inside)})" if not y else None)
+            axis.plot([inside.mean()] * 2, [height - 0.15, height + 0.15], color=INK, lw=2)
+            means.append(f"{cohort} {inside.mean():.2f}")
+        said.append(f"{name}: {', '.join(means)}, mean size {np.abs(found).mean():.2f}")
+    axis.axvline(0, color=INK, lw=1, ls="--")
+    axis.set_yticks(range(len(values)), list(values))
+    axis.set(xlabel=what, ylim=(len(values) - 0.4, -0.6))
+    axis.grid(False, axis="y")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return Figure(canvas, f"Each prompt's {what} under {len(values)} interventions, by cohort, with means as strokes. {'; '.join(said)}.")

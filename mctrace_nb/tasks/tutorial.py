@@ -41,6 +41,6 @@ class Tutorial:
             except ValueError as error:
                 raise InputError(str(error)) from None
             # What differs between the prompts is the subject.
-            halves.append(tuple(encoder.example({key: getattr(pair, key) for key in (*REQUIRED, "group")}, i)
+            halves.append(tuple(encoder.example({key: getattr(pair, key) for key in (*REQUIRED, "group", "cohort")}, i)
                                 for i, pair in enumerate(pairs)))
         return Task(name, *halves, SOURCE, request.seed, Reader(model.tokenizer))

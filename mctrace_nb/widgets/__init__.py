@@ -2,11 +2,13 @@
 
 from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
+from mctrace_nb.widgets.metrics import MetricPicker
 from mctrace_nb.widgets.picking import ComponentPicker, EffectBars, SetPicker
 from mctrace_nb.widgets.relaxing import LambdaExplorer, RelaxationCube
+from mctrace_nb.widgets.rounding import BudgetExplorer
 from mctrace_nb.widgets.searching import InteractionExplorer, SearchRace
 
 __all__ = [
-    "Explorer", "Guess", "CostCalculator", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer", "RelaxationCube",
-    "InteractionExplorer", "SearchRace",
+    "Explorer", "Guess", "CostCalculator", "MetricPicker", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer",
+    "RelaxationCube", "BudgetExplorer", "InteractionExplorer", "SearchRace",
 ]
