@@ -78,6 +78,19 @@ def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
     return canvas, axes
 
 
+def panels(number: int, width: float = 3.4, height: float = 3.2, most: int = 3):
+    """Axes side by side, at most three in a row."""
+    columns, rows = min(number, most), -(-number // most)
+    with sns.axes_style("whitegrid", AXES):
+        canvas = Canvas(figsize=(width * columns + 0.6, height * rows), layout="constrained")
+        axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[number:]:
+        axis.set_visible(False)
+    for axis in axes[:number]:
+        sns.despine(ax=axis)
+    return canvas, axes[:number]
+
+
 def spread(heights: Sequence[float], gap: float, high: float) -> list[float]:
     """Places for labels beside given heights: in the same order, at least `gap` apart, none above `high`."""
     order = np.argsort(heights, kind="stable")

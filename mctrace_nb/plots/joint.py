@@ -7,8 +7,7 @@ from typing import Mapping, Sequence
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from mctrace_nb.plots.base import DASHES, INK, STYLE, Figure, canvas_of, named
-from mctrace_nb.plots.paper import _panels
+from mctrace_nb.plots.base import DASHES, INK, STYLE, Figure, canvas_of, named, panels
 from mctrace_nb.results import Front
 from mctrace_nb.stats import Estimate
 
@@ -49,7 +48,7 @@ def race(fronts: Sequence[Front], budget: int, unit: str = "nats") -> Figure:
     Work is counted in runs of a prompt, forward and backward, up to the set of this budget; of a method that finds all
     budgets in one run, of that run.
     """
-    canvas, (left, right) = _panels(2, 4.4, 3.6)
+    canvas, (left, right) = panels(2, 4.4, 3.6)
     here = []
     for number, f in enumerate(fronts):  # each smaller than the one before, so that those that find the same are seen
         colour, marker = STYLE.get(f.method, ("#56B4E9", "*"))

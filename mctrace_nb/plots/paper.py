@@ -5,30 +5,16 @@ from __future__ import annotations
 from typing import Mapping, Sequence
 
 import numpy as np
-import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from mctrace_nb.plots.base import AXES, DASHES, INK, LINES, STYLE, Canvas, Figure, canvas_of, named
+from mctrace_nb.plots.base import DASHES, INK, LINES, STYLE, Figure, canvas_of, named, panels
 from mctrace_nb.results import Front
-
-
-def _panels(number: int, width: float = 3.4, height: float = 3.2, most: int = 3):
-    """Axes side by side, at most three in a row."""
-    columns, rows = min(number, most), -(-number // most)
-    with sns.axes_style("whitegrid", AXES):
-        canvas = Canvas(figsize=(width * columns + 0.6, height * rows), layout="constrained")
-        axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[number:]:
-        axis.set_visible(False)
-    for axis in axes[:number]:
-        sns.despine(ax=axis)
-    return canvas, axes[:number]
 
 
 def referee(answers) -> Figure:
     """The three answers of `referee.Answers`: relaxed against discrete optimum, how often methods agree with brute force, and the
     transformed objective against the mean effect for the sets of the task in which their ranks differ most."""
-    canvas, (one, two, three) = _panels(3)
+    canvas, (one, two, three) = panels(3)
     cases, agree = answers.worth, answers.agreement()
     for number, (name, column) in enumerate({"best relaxed mask": "relaxed", "started without it, rounded": "untold"}.items()):
         colour, marker = LINES[number]
@@ -58,7 +44,7 @@ def deviations(frames: Mapping[str, object], unit: str = "nats", label: int = 0)
     diagonal, have their names beside them.
     """
     size = (4.2, 3.8) if label else (3.4, 3.2)
-    canvas, axes = _panels(len(frames), *size, most=2 if len(frames) == 4 else 3)
+    canvas, axes = panels(len(frames), *size, most=2 if len(frames) == 4 else 3)
     said = []
     for axis, (name, frame) in zip(axes, frames.items()):
         axis.scatter(frame["singles"], frame["joint"], s=12, color="#0072B2", alpha=0.6, lw=0)
@@ -81,7 +67,7 @@ def small_multiples(fronts: Mapping[str, Sequence[Front]], sizes: Mapping[str, i
 
     sizes: how many components there are under each name.
     """
-    canvas, axes = _panels(len(fronts))
+    canvas, axes = panels(len(fronts))
     said = []
     for axis, (name, every) in zip(axes, fronts.items()):
         for f in every:
@@ -104,7 +90,7 @@ def work_and_time(summary) -> Figure:
 
     summary: a frame with `work` and `seconds`, a row a method (`Comparison.summary()`).
     """
-    canvas, axes = _panels(2, 3.8, 0.32 * len(summary) + 1.2)
+    canvas, axes = panels(2, 3.8, 0.32 * len(summary) + 1.2)
     for axis, (column, what) in zip(axes, {"work": "runs of a prompt, forward + backward", "seconds": "seconds"}.items()):
         for y, (method, row) in enumerate(summary.iterrows()):
             axis.barh(y, row[column], color=STYLE.get(method, ("#56B4E9", ""))[0], height=0.65)
