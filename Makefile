@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 DONE := .venv/.installed
+# Two processes of one thread each; two of two threads would get in each other's way on two cores.
+TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install trace test test-quick test-long test-network notebooks lab student slides pages bench model clean
@@ -21,11 +23,11 @@ trace: $(DONE) ## run the main job on the built-in model; leaves runs/first/repo
 	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 2 --draws 10 --seed 0 --out runs/first --force
 
 test: $(DONE) ## all tests (under 15 minutes on two cores)
-	$(PY) -m pytest -q -m "not long and not network"
-	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-current-env notebooks
+	$(TWO) -m "not long and not network"
+	TQDM_DISABLE=1 $(TWO) --nbval --nbval-current-env notebooks
 
 test-quick: $(DONE) ## the tests of one room at a time (under 2 minutes)
-	$(PY) -m pytest -q -m "not long and not slow and not network"
+	$(TWO) -m "not long and not slow and not network"
 
 test-long: $(DONE) ## kill tests, whole sweeps and simulations
 	$(PY) -m pytest -q -m "long and not network"

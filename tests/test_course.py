@@ -22,8 +22,15 @@ NBGRADER = ("nbgrader", "notebook", "alembic", "mako", "rapidfuzz", "sqlalchemy"
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("course")
-    for form in (students, lectures, pages):
-        form(NOTEBOOKS, folder)
+    students(NOTEBOOKS, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("html")
+    lectures(NOTEBOOKS, folder)
+    pages(NOTEBOOKS, folder)
     return folder
 
 
@@ -101,7 +108,7 @@ def test_a_folder_without_lessons_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_show_every_figure_with_its_description_offline(made, scheme, tmp_path):
+def test_pages_show_every_figure_with_its_description_offline(html, scheme, tmp_path):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -112,7 +119,7 @@ def test_pages_show_every_figure_with_its_description_offline(made, scheme, tmp_
             page.on("request", lambda r: requests.append(r.url))
             page.on("console", lambda m: complaints.append(m.text))
             page.on("pageerror", lambda e: complaints.append(str(e)))
-            page.goto((made / "pages" / f"{path.stem}.html").as_uri())
+            page.goto((html / "pages" / f"{path.stem}.html").as_uri())
             figures = [o.data["text/plain"] for c in read(path).cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
             shown = page.eval_on_selector_all("img", "all => all.map(i => [i.alt, i.naturalWidth])")
             assert [alt for alt, _ in shown] == figures and min(width for _, width in shown) > 300, path.name
@@ -121,7 +128,7 @@ def test_pages_show_every_figure_with_its_description_offline(made, scheme, tmp_
             ink, paper = page.evaluate("(() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor] })()")
             assert contrast(ink, paper) >= 7 and page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path.name
             for link in page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)"):
-                assert link.startswith("http") or (made / "pages" / link.split("/")[-1].split("#")[0]).exists(), f"{path.name}: {link}"
+                assert link.startswith("http") or (html / "pages" / link.split("/")[-1].split("#")[0]).exists(), f"{path.name}: {link}"
             assert [r for r in requests if not r.startswith(("file:", "data:"))] == [] and complaints == []
             page.close()
         browser.close()
@@ -129,13 +136,13 @@ def test_pages_show_every_figure_with_its_description_offline(made, scheme, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_lecture_goes_step_by_step(made):
+def test_a_lecture_goes_step_by_step(html):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.goto(next((made / "slides").glob("07_*.html")).as_uri())
+        page.goto(next((html / "slides").glob("07_*.html")).as_uri())
         visible = "document.querySelectorAll('main > .jp-Cell:not(.later)').length"
         assert page.evaluate(visible) == 1
         for _ in range(5):

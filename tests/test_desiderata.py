@@ -81,6 +81,7 @@ def test_the_published_transform_is_refused_because_it_would_explode(both):
         mct.pgb(Desiderata(*both), transform="inverse")
 
 
+@pytest.mark.slow
 def test_operands_move_while_the_operation_is_kept(tutorial):
     """The two wishes of variable binding on the tutorial model: the exact best pair moves one and hardly the other."""
     move, keep = (Trace(tutorial, mct.load_task(name, tutorial, n=32), "head_output") for name in ("binding", "binding_operation"))

@@ -87,6 +87,7 @@ def test_a_lesson_has_all_its_parts(path):
 def test_nothing_remote_and_headings_in_order(notebook):
     text = "\n".join(c.source for c in notebook.cells)
     assert "%pip" not in text and not re.search(r"!\[[^\]]*\]\(http", text) and "<img" not in text
+    assert "$" not in "".join(c.source for c in notebook.cells if c.cell_type == "markdown"), "formulas are plain text: pages open offline"
     levels = [len(m) for c in notebook.cells if c.cell_type == "markdown" for m in re.findall(r"^(#+) ", c.source, re.M)]
     assert levels[0] == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:])) and levels.count(1) == 1
 

@@ -33,6 +33,7 @@ def test_what_it_says_is_what_estimate_says(calculator):
     assert f"{(cost.memory.weights + cost.memory.run) / 2 ** 30:.2f} GiB" in calculator.words.value
 
 
+@pytest.mark.slow
 def test_every_value_of_every_menu_and_both_ends_of_every_slider(calculator):
     for control in calculator.controls.values():
         before = control.value
