@@ -15,16 +15,17 @@ from nbformat import NotebookNode
 from mctrace_nb import check
 from mctrace_nb.errors import InputError
 
-LESSON = re.compile(r"(0\d|1[0-2])_\w+")  # the others are for analysts
+# The lessons; other notebooks are for analysts.
+LESSON = re.compile(r"(0\d|1[0-2])_\w+")
 _CHECK = re.compile(r"print\(mct\.check\.(nb\d\d)\.exercise_(\d)\((\w+)\)\)")
 _GRADER = dict(schema_version=3, task=False)
 
 
-def lessons(folder: str | Path) -> list[Path]:
-    """The numbered notebooks of a folder, in order. Raises InputError if there are none."""
-    found = sorted(p for p in Path(folder).glob("*.ipynb") if LESSON.fullmatch(p.stem))
+def lessons(folder: str | Path, every: bool = False) -> list[Path]:
+    """The lessons of a folder, in order, or every notebook in it. Raises InputError if there are none."""
+    found = sorted(p for p in Path(folder).glob("*.ipynb") if every or LESSON.fullmatch(p.stem))
     if not found:
-        raise InputError(f"no numbered notebook such as 00_start_here.ipynb in {folder}; give the folder of the course")
+        raise InputError(f"no {'notebook' if every else 'numbered notebook such as 00_start_here.ipynb'} in {folder}; give the folder of the course")
     return found
 
 
@@ -72,22 +73,30 @@ def page(notebook: NotebookNode, title: str, lecture: bool = False) -> str:
     if lecture:
         copy.cells = [c for c in copy.cells if not _CHECK.fullmatch(c.source) and not c.source.startswith("### Exercise")]
     for cell in copy.cells:
-        if cell.cell_type == "markdown":
-            cell.source = re.sub(r"(\]\(\w+)\.ipynb", r"\1.html", cell.source)
+        if cell.cell_type == "markdown":  # among lectures there are only lessons to go to
+            cell.source = re.sub(r"\[([^\]]+)\]\((\w+)\.ipynb\)", lambda m: m[1] if lecture and not LESSON.fullmatch(m[2]) else
+                                 f"[{m[1]}]({m[2]}.html)", cell.source)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(Path(__file__).parent / "templates")])
     return exporter.from_notebook_node(copy, resources={"lecture": lecture})[0]
 
 
 def _heading(notebook: NotebookNode) -> str:
-    return re.search(r"^# (.+)", notebook.cells[0].source, re.M)[1]
+    found = re.search(r"^# (.+)", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
+    return found[1] if found else "Notebook"
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat has errors of several kinds, of many lines
+        raise InputError(f"{path} is not a notebook that can be read: {str(error).splitlines()[0][:120]}") from None
 
 
 def _write(folder: str | Path, out: str | Path, suffix: str, make: Callable[[NotebookNode], NotebookNode | str], every: bool = False) -> list[Path]:
-    paths = sorted(Path(folder).glob("*.ipynb")) if every else lessons(folder)
+    results = {path: make(_read(path)) for path in lessons(folder, every)}  # all of them before the first is written
     Path(out).mkdir(parents=True, exist_ok=True)
     made = []
-    for path in paths:
-        result = make(nbformat.read(path, as_version=4))
+    for path, result in results.items():
         made.append(Path(out) / (path.stem + suffix))
         made[-1].write_text(result if isinstance(result, str) else nbformat.writes(result) + "\n", encoding="utf-8")
     return made

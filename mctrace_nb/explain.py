@@ -2,7 +2,8 @@
 
 The joint effect of a set H is the sum of the Moebius terms of all its subsets (Harsanyi 1963),
 `delta(H) = sum_{K in H} I(K)` with `I(K) = delta(K) - sum_{J in K, J != K} I(J)`: a term of one member is its single effect,
-a term of two their interaction, and so on. Positive interactions are synergy, negative ones redundancy.
+a term of two their interaction, and so on. An interaction is synergy if the two do more together,
+and redundancy if they do less.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ SMALL = 0.005  # nats that are called nothing
 
 
 def named(term: Estimate, joint: float) -> str:
-    """An interaction's name beside the joint effect it is part of: "synergy" where it goes the same way, "redundancy" where it goes
-    the other, "additive" where it is nothing or its interval holds 0."""
+    """The name of a set's own term beside its joint effect: "synergy" if the set does more together, so lies farther from 0, than without
+    the term, "redundancy" if less, "additive" where the term is nothing or its interval holds 0."""
     if abs(term.mean) < SMALL or term.low * term.high <= 0:
         return "additive"
-    return "synergy" if (term.mean > 0) == (joint >= 0) else "redundancy"
+    return "synergy" if abs(joint) > abs(joint - term.mean) else "redundancy"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Explanation:
             e = self.trace.estimate(torch.as_tensor(self.terms[pair]))
             alone = sum(self.terms[(name,)].mean() for name in pair)
             rows.append(dict(components=pair, joint=alone + e.mean, singles=alone, interaction=e.mean, ci_low=e.low,
-                             ci_high=e.high, name=named(e, self.joint.mean())))
+                             ci_high=e.high, name=named(e, alone + e.mean)))
         frame = pd.DataFrame(rows, columns=["components", "joint", "singles", "interaction", "ci_low", "ci_high", "name"])
         return frame.sort_values("interaction", key=abs, ascending=False, kind="stable", ignore_index=True)
 

@@ -10,7 +10,7 @@ import torch
 
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
-from mctrace_nb.relax import Settings, fit
+from mctrace_nb.relax import Settings, check_relaxable, fit
 
 POINTS = 15  # along each side of the map
 STEPS = 25  # of a descent
@@ -80,11 +80,8 @@ def landscape(trace: Effects, mask: Mapping[str, float], across: str | None = No
     up = next(name for name in names if name != across) if up is None else up
     if across == up or not {across, up} <= set(names):
         raise InputError(f"the map is spanned by {across!r} and {up!r}; choose two different ones of {', '.join(names)}")
-    if not trace.metric.differentiable:
-        raise InputError(f"metric {trace.metric.name!r} has no gradient to descend by (use 'log_odds')")
     settings = Settings(transform=transform or trace.transform)
-    if settings.transform == "inverse" and trace.transform == "log":
-        raise InputError(f"transform 'inverse' needs a ratio for each prompt, which {trace.metric.name!r} is not; use transform='log'")
+    check_relaxable(trace, [settings.transform])
 
     def objective(effects: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:  # (..., n), (..., N) -> (...)
         return fit(trace, effects, settings).mean(-1) + lambda1 * masks.sum(-1)
@@ -114,7 +111,7 @@ def landscape(trace: Effects, mask: Mapping[str, float], across: str | None = No
         lines[k * points:(k + 1) * points, trace.components.index(name)] = ticks
     lines[-1] = (point > 0.5).to(point)
     along = trace.effects(lines, scale="log").mean(-1).cpu().numpy()
-    return Landscape(dict(mask), across, up, settings.transform, lambda1, trace.metric.unit, ticks.numpy(), over.mean(-1).cpu().numpy(),
+    return Landscape(dict(mask), across, up, settings.transform, lambda1, "nats" if trace.metric.relative else trace.metric.unit, ticks.numpy(), over.mean(-1).cpu().numpy(),
                      (fit(trace, over, settings).mean(-1).cpu() + price).numpy(), float(here), float(effects.mean()), float(along[-1]),
                      {name: float(gradient[trace.components.index(name)]) for name in names}, torch.stack(path).numpy(),
                      {name: along[k * points:(k + 1) * points] for k, name in enumerate(names)})

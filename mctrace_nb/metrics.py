@@ -83,8 +83,8 @@ def _kl(said: Said) -> torch.Tensor:
 
 _LOG_ODDS = Metric("log_odds", _log_odds, logarithmic=True, of_difference=True)
 _ACCURACY = Metric("accuracy", _accuracy, differentiable=False, reads_logits=True, first_token=True, unit="share")
-# A value for every word, (..., V): not a measure of behaviour, but what the model would say next. See `Trace.next_token`.
-NEXT_TOKEN = Metric("next_token", lambda said: said.logits.softmax(-1), reads_logits=True, unit="probability")
+# For `Trace.next_token`, which reads more than a metric's one number: the logits of the word after the prompt.
+WITH_LOGITS = Metric("with_logits", lambda said: said.answers[..., 0], logarithmic=True, reads_logits=True)
 # The same whichever answer is called target: an intervention does well that makes the model prefer neither.
 _NEUTRALITY = Metric("neutrality", lambda said: -_log_odds(said).abs(), of_difference=True)
 

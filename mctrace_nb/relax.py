@@ -14,7 +14,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
-from typing import Sequence
+from typing import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -105,6 +105,15 @@ def _orders(settings: Sequence[Settings], n: int, epoch: int) -> np.ndarray:
     return order(seeds[0]) if len(set(seeds)) == 1 else np.stack([order(seed) for seed in seeds])
 
 
+def check_relaxable(trace: Effects, transforms: Iterable[str] = ()) -> None:
+    """Raises InputError for a metric without a gradient, or a transform that does not fit it."""
+    if not trace.metric.differentiable:
+        raise InputError(f"metric {trace.metric.name!r} has no gradient to move a mask by (use 'log_odds')")
+    if trace.transform == "log" and "inverse" in transforms:
+        raise InputError(f"transform 'inverse' needs a ratio for each prompt, which {trace.metric.name!r} of {trace!r} is not; "
+                         "use transform='log'")
+
+
 def fit(trace: Effects, effects: torch.Tensor, settings: Settings) -> torch.Tensor:
     """What a row minimises apart from penalties, from effects in nats: a loss for each prompt."""
     return transform_loss(DIRECTIONS[settings.direction] * effects, settings.transform, trace.scale if settings.transform == "log" else 1.0,
@@ -123,15 +132,11 @@ def relax(trace: Effects, settings: Sequence[Settings], epochs: int = 15, batch_
     budget: a row stops at the end of the first epoch in which it keeps at most that many components; None runs all
     epochs. Raises InputError for a transform that does not fit the metric, or a metric without a gradient.
     """
-    if not trace.metric.differentiable:
-        raise InputError(f"metric {trace.metric.name!r} has no gradient; relaxed searches need one (use 'log_odds')")
     for what, value in (("epochs", epochs), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{what}={value!r} must be a whole number of at least 1")
     settings = [replace(s, transform=s.transform or trace.transform) for s in settings]
-    if trace.transform == "log" and any(s.transform == "inverse" for s in settings):
-        raise InputError(f"transform 'inverse' needs a ratio for each prompt, which {trace.metric.name!r} of {trace!r} is not; "
-                         "use transform='log'")
+    check_relaxable(trace, [s.transform for s in settings])
     n, device = len(trace), trace.model.device
     measured = {(s.transform, s.direction): s for s in settings if s.lambda1 is None or s.lambda2 is None}
     trace.check_memory(max(min(batch_size, n) * len(settings), min(GRADIENT_PROMPTS, n) * len(LINE) * bool(measured)))
@@ -262,19 +267,24 @@ def selection_at(trace: Effects, run: Run, epoch: int, budget: int | None, secon
                      settings=asdict(run.settings), **trace.origin)
 
 
-def outcomes(found: Sequence[Selection], exact: Front | None = None):
+def outcomes(found: Selection | Sequence[Selection], exact: Front | None = None):
     """Runs of `pgb` side by side, a frame with a row each: the settings in which they differ, epochs, how many components are kept, the
-    effect of the last epoch's soft mask, of the rounded set, the distance from binary, and, given a front of exhaustive search, the
-    rounded effect as a share of the best set of that size (nan where there is none).
+    effect of the last epoch's soft mask (in nats for metrics with a logarithm), of the rounded set, the distance from binary, and, given
+    a front of exhaustive search, the rounded effect as a share of the best set of that size (nan where there is none).
+
+    Raises InputError for no selection, or one that no relaxed search made.
     """
     import pandas as pd
 
+    found = [found] if isinstance(found, Selection) else list(found)
+    if not found or not all(isinstance(s, Selection) and s.history for s in found):
+        raise InputError("outcomes are those of relaxed runs; give what mct.pgb returns, one selection or a list")
     differ = [name for name in found[0].settings if len({s.settings[name] for s in found}) > 1]
     best = {} if exact is None else {s.size: s.effect for s in exact.selections}
     rows = []
     for s in found:
         last = s.history[-1]
-        rows.append({**{name: "found" if s.settings[name] is None else s.settings[name] for name in differ}, "epochs": last["epoch"],
+        rows.append({**{name: "found" if s.settings[name] is None and name.startswith("lambda") else s.settings[name] for name in differ}, "epochs": last["epoch"],
                      "kept": s.size, "soft": last["relaxed_effect"], "rounded": s.effect, "violation": last["violation"],
                      **({} if exact is None else {"share": s.effect / best[s.size] if best.get(s.size) else float("nan")})})
     return pd.DataFrame(rows)

@@ -18,7 +18,7 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.memory import keep_freed_memory
-from mctrace_nb.metrics import ANSWER_RULES, NEXT_TOKEN, Metric, Said, get_metric, relative
+from mctrace_nb.metrics import ANSWER_RULES, WITH_LOGITS, Metric, Said, get_metric, relative
 from mctrace_nb.passes import Host, Passes
 from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sides, Work
 from mctrace_nb.tasks import Task
@@ -123,9 +123,13 @@ class Trace(Effects):
         return self.again(split="heldout")
 
     @cached_property
-    def next_token(self) -> "Trace":
-        """The same trace with the probability of every next token in place of a metric: base values (n, V), effects (R, n, V)."""
-        return self.again(metric=NEXT_TOKEN)
+    def _with_logits(self) -> "Trace":
+        return self.again(metric=WITH_LOGITS)
+
+    def next_token(self, masks, prompt: int) -> torch.Tensor:
+        """(R, V) the probability of every token after one prompt, under masks `(R, N)`. Raises InputError for a prompt that there is not."""
+        masks = self._as_masks(masks)
+        return self._with_logits._values(masks, self._as_examples([prompt], len(masks)), read=lambda said: said.logits.softmax(-1))[:, 0]
 
     def _check_words(self) -> None:
         """Token ids mean something else to another tokenizer: a task is traced with the words it was made for."""

@@ -179,10 +179,8 @@ def answers(trace: Trace, chosen, prompt: int = 0, top: int = 4):
     """
     import pandas as pd
 
-    run, here = trace.next_token, [prompt]
-    change = run.effects(chosen, examples=here)[0].cpu()  # (V,)
-    before, e = run.base_values[prompt].cpu(), trace.examples[prompt]
-    after, said = before + change, {}
+    mask = trace.components.mask(chosen)
+    (before, after), e, said = trace.next_token(torch.stack([0 * mask, mask]), prompt).cpu(), trace.examples[prompt], {}
     for name, answer in (("target", e.target), ("foil", e.foil)):
         said.setdefault(answer[0], []).append(name)
     longer = {answer[0] for answer in (e.target, e.foil) if len(answer) > 1}

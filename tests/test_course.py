@@ -102,6 +102,11 @@ def test_a_folder_without_lessons_is_refused(tmp_path):
     (tmp_path / "notes.ipynb").write_text("{}")
     with pytest.raises(mct.InputError, match="no numbered notebook"):
         students(tmp_path, tmp_path / "out")
+    with pytest.raises(mct.InputError, match="no notebook in"):
+        pages(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(mct.InputError, match="notes.ipynb is not a notebook that can be read"):
+        (tmp_path / "notes.ipynb").write_text("no JSON")
+        pages(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

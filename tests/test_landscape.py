@@ -71,7 +71,7 @@ def test_what_cannot_be_drawn_is_refused(trace, wrong, said):
 
 def test_metrics_that_are_no_ratio_or_have_no_gradient(trace):
     assert landscape(trace.again(metric="prob"), MASK).transform == "log"
-    with pytest.raises(mct.InputError, match="which 'prob' is not; use transform='log'"):
+    with pytest.raises(mct.InputError, match="which 'prob' of Trace.*is not; use transform='log'"):
         landscape(trace.again(metric="prob"), MASK, transform="inverse")
     with pytest.raises(mct.InputError, match="'accuracy' has no gradient"):
         landscape(trace.again(metric="accuracy"), MASK)

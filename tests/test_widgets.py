@@ -133,8 +133,14 @@ def test_a_prediction_hides_the_picture_until_it_is_made_and_is_kept(asking):
     asking.guess.value = "8"
     assert "You guessed 8, and 8.00 was measured." in asking.words.value
     asking.controls["x"].value = 1  # what was guessed before stands beside the truth again
-    assert "You guessed 2.5" in asking.words.value
-    assert asking.guesses == {(("x", 1),): 2.5, (("x", 4),): 8.0}
+    assert "You guessed 2.5" in asking.words.value and asking.guess.value == "2.5"
+    for wrong in ("nan", "1,000", "inf"):
+        asking.guess.value = wrong
+        assert "is not a number" in asking.words.value
+    asking.predict.value = False
+    asking.controls["x"].value = 5
+    asking.guess.value = "8"  # the same number as for 4 before
+    assert asking.guesses == {(("x", 1),): 2.5, (("x", 4),): 8.0, (("x", 5),): 8.0}
 
 
 def test_in_a_running_kernel_a_newer_request_drops_an_older_one():

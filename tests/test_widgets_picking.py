@@ -142,7 +142,7 @@ def test_what_cannot_be_put_in_is_said(tutorial, task):
 
 def test_only_a_trace_has_prompts_to_show(trace):
     for explorer in (ComponentPicker, SetPicker, lambda both: EffectBars(both, "L0H0")):
-        with pytest.raises(mct.InputError, match="give one of its traces"):
+        with pytest.raises(mct.InputError, match="an explorer is of a Trace, not of Desiderata"):
             explorer(mct.Desiderata(trace))
 
 

@@ -127,6 +127,29 @@ def test_the_share_of_greedy_is_guessed(racing):
     assert re.search(r"You guessed 90 %. Measured: \d\d\.\d\d %. The guess is too high", racing.words.value)
 
 
+def test_a_method_that_is_not_checked_neither_runs_nor_counts(many, trace):
+    race = SearchRace(many, methods=("top-k", "greedy"), most=3, greedy=False)
+    assert "greedy" not in race.fronts and "by top-k" in race.words.value and "Check greedy to see its share." in race.words.value
+    flat = SearchRace(trace.again(metric="accuracy"), methods=("guided", "random"), most=2)
+    assert flat.asked == "random" and "<img" in flat.picture.value
+
+
+def test_what_would_take_long_waits_until_it_is_asked_for(many, monkeypatch):
+    monkeypatch.setattr("mctrace_nb.widgets.searching.AT_ONCE", 1000)
+    race = SearchRace(many, methods=("greedy", "guided"), most=3)
+    assert not race.controls["greedy"].value and race.asked == "guided" and list(race.fronts) == ["guided"]
+
+
+@pytest.mark.parametrize("wrong", [None, [1], "trace"])
+def test_what_is_no_trace_is_refused(wrong):
+    from mctrace_nb import widgets
+
+    for make in (InteractionExplorer, SearchRace, widgets.LambdaExplorer, widgets.BudgetExplorer, widgets.ComponentPicker, widgets.SetPicker,
+                 lambda x: widgets.EffectBars(x, ["L0H0"]), lambda x: widgets.RelaxationCube(x, ["L0H0", "L0H1"]), widgets.MetricPicker):
+        with pytest.raises(mct.InputError, match="an explorer is of a|is no trace"):
+            make(wrong)
+
+
 def test_where_not_all_sets_can_be_tried_the_best_found_stands_in(many):
     race = SearchRace(many, methods=("greedy", "top-k", "random"), most=3)
     assert race.exact is None and "The optimum is not known; the best set found, by " in race.words.value
@@ -136,17 +159,16 @@ def test_where_not_all_sets_can_be_tried_the_best_found_stands_in(many):
 
 
 def test_a_method_without_a_set_has_none(trace):
-    race = SearchRace(trace, methods=("pgb-published", "top-k"), most=3)
-    held = {s.budget for s in race.front("pgb-published").selections}
-    for budget in {1, 2, 3} - held:
-        race.controls["budget"].value = budget
-        assert "pgb-published no set of this size" in race.words.value
+    race = SearchRace(trace, methods=("pgb-published", "top-k"), most=2)
+    race.fronts["pgb-published"] = mct.Front("pgb-published", race.front("pgb-published").selections[1:])  # as of a run that never got to one
+    race.controls["budget"].value = 1
+    assert "pgb-published no set of this size" in race.words.value and 'role="status"' in race.words.value
 
 
 def test_a_metric_without_a_gradient_starts_without_the_methods_that_need_one(trace):
     race = SearchRace(trace.again(metric="accuracy"), most=2)
     assert [name for name, c in race.controls.items() if c.value is False] == ["guided", "pgb", "attribution"]
-    assert "share" in race.words.value
+    assert re.search(r"Shares of it: greedy \d+ %", race.words.value)
     race.controls["guided"].value = True
     assert "has no gradient to search by" in race.words.value
 
@@ -186,3 +208,5 @@ def test_the_name_of_an_interaction_goes_by_the_joint_effect():
     assert [named(Estimate(mean, low, high, 9), joint) for mean, low, high, joint in (
         (1, .5, 2, 3), (-1, -2, -.5, 3), (-1, -2, -.5, -3), (1, -1, 3, 3), (.001, .0005, .002, 3), (1, torch.nan, torch.nan, 3))] == [
         "synergy", "redundancy", "synergy", "additive", "additive", "synergy"]
+    assert named(Estimate(-6.01, -7, -5, 9), -0.01) == named(Estimate(-6.01, -7, -5, 9), 0.01) == "redundancy"  # what adds up to 6 is taken back
+    assert named(Estimate(5.15, 5, 5.3, 9), 5.0) == "synergy"  # two that alone pull a little the other way

@@ -30,6 +30,11 @@ _LAYERS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8
 _UNITS = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1.5, 1, 1.5)))
 
 
+def unit_of(label: str) -> int:
+    """The number of a component in its layer, 0 for a whole block."""
+    return int(([*re.findall(r"\d+", label), 0, 0])[1])
+
+
 def component_style(label: str) -> tuple[str, str | tuple]:
     """The colour and dash of a component, the same in all figures: the colour is its layer's, the dash its number's."""
     layer, *unit = map(int, re.findall(r"\d+", label) or [0])  # a label of its own has no number
@@ -89,6 +94,16 @@ def panels(number: int, width: float = 3.4, height: float = 3.2, most: int = 3):
     for axis in axes[:number]:
         sns.despine(ax=axis)
     return canvas, axes[:number]
+
+
+def side_by_side(ratios: Sequence[float], width: float, height: float):
+    """Axes beside each other whose widths have these ratios."""
+    with sns.axes_style("whitegrid", AXES):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        axes = canvas.subplots(1, len(ratios), width_ratios=ratios)
+    for axis in axes:
+        sns.despine(ax=axis)
+    return canvas, axes
 
 
 def spread(heights: Sequence[float], gap: float, high: float) -> list[float]:

@@ -6,10 +6,9 @@ from typing import Mapping
 
 import matplotlib.patheffects as outline
 import numpy as np
-import seaborn as sns
 
 from mctrace_nb.landscape import Landscape
-from mctrace_nb.plots.base import AXES, INK, LINES, Canvas, Figure, canvas_of, component_style, spread
+from mctrace_nb.plots.base import INK, LINES, Figure, canvas_of, component_style, side_by_side, spread
 
 LOSSES = {"inverse": "mean of 1 / (1 + rho)", "log": "- mean effect / total effect", "raw": "- mean of rho"}
 _WRITTEN = dict(fontsize=8, bbox=dict(boxstyle="round,pad=0.2", fc="white", ec="none", alpha=0.85))
@@ -18,10 +17,7 @@ _WRITTEN = dict(fontsize=8, bbox=dict(boxstyle="round,pad=0.2", fc="white", ec="
 def landscape(seen: Landscape) -> Figure:
     """The objective over two mask values with the effects of its corners, the mask, its slope and a descent from there; beside it the
     effect along each entry, a dot where the mask is."""
-    with sns.axes_style("whitegrid", AXES):
-        canvas = Canvas(figsize=(9, 3.9), layout="constrained")
-        axis, beside = canvas.subplots(1, 2, width_ratios=[1.15, 1])
-    sns.despine(ax=beside)
+    canvas, (axis, beside) = side_by_side([1.15, 1], 9, 3.9)
     colours = axis.contourf(seen.ticks, seen.ticks, seen.objective, levels=14, cmap="cividis")
     canvas.colorbar(colours, ax=axis, label="objective (less is better)")
     ends = seen.effects[[0, 0, -1, -1], [0, -1, 0, -1]]

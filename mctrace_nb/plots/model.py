@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mctrace_nb.components import Components
 from mctrace_nb.errors import InputError
-from mctrace_nb.plots.base import AXES, FOIL, INK, OTHER, TARGET, Canvas, Figure, canvas_of
+from mctrace_nb.plots.base import FOIL, INK, OTHER, TARGET, Figure, canvas_of, side_by_side
 from mctrace_nb.results import Front
 
 CELLS = 16  # units of a layer that have a cell each; more are drawn as one bar a layer, with a line where a unit is lit
@@ -104,11 +104,7 @@ def replaced(components: Components, chosen, answers, front: Front | None = None
     wide = sum(max(2, components.units[k] if components.units[k] <= CELLS else BAR) for k in components.kinds)
     ratios = [max(2.2, 0.5 * wide + 0.9), 3.2] + [2.4] * (front is not None)
     height = min(7.0, max(2.9, 0.4 * components.layers + 1.1, 0.48 * len(answers) + 0.9))
-    with sns.axes_style("whitegrid", AXES):
-        canvas = Canvas(figsize=(sum(ratios) + 0.6, height), layout="constrained")
-        axes = canvas.subplots(1, len(ratios), width_ratios=ratios)
-    for axis in axes[1:]:
-        sns.despine(ax=axis)
+    canvas, axes = side_by_side(ratios, sum(ratios) + 0.6, height)
     _grid(axes[0], components, chosen)
     _answers(axes[1], answers)
     if front is not None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Mapping, Sequence
 
 import numpy as np
-import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from mctrace_nb.plots.base import AXES, INK, STYLE, Canvas, Figure, component_style
+from mctrace_nb.plots.base import INK, STYLE, Figure, component_style, side_by_side, unit_of
 from mctrace_nb.stats import Estimate
 
 HATCHES = ("", "//", "\\\\", "xx")  # of the bars, by the component's number in its layer
@@ -26,14 +25,11 @@ def rounding(mask: Sequence[float], labels: Sequence[str], kept: Sequence[int], 
     mask, inside = np.asarray(mask, dtype=float), set(kept)
     order = np.argsort(-mask, kind="stable").tolist()
     shown = order[:most] + [i for i in order[most:] if i in inside]
-    with sns.axes_style("whitegrid", AXES):
-        canvas = Canvas(figsize=(9.6, 3.7), layout="constrained")
-        left, right = canvas.subplots(1, 2, width_ratios=[1.15, 1])
+    canvas, (left, right) = side_by_side([1.15, 1], 9.6, 3.7)
     for axis in (left, right):
-        sns.despine(ax=axis)
         axis.grid(False, axis="x")
     for x, i in enumerate(shown):
-        left.bar(x, mask[i], width=0.75, color=component_style(labels[i])[0], hatch=HATCHES[i % len(HATCHES)], alpha=1 if i in inside else 0.35,
+        left.bar(x, mask[i], width=0.75, color=component_style(labels[i])[0], hatch=HATCHES[unit_of(labels[i]) % len(HATCHES)], alpha=1 if i in inside else 0.35,
                  edgecolor="black" if i in inside else "white", lw=1.8 if i in inside else 0.5)
     marks = [x for x, i in enumerate(shown) if i in inside]
     left.plot(marks, [1.09] * len(marks), "v", color=INK, ms=7, ls="", clip_on=False, label="kept")

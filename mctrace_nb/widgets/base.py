@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from base64 import b64encode
-from functools import cache
+from functools import lru_cache
 from html import escape
 from typing import Callable, Iterable, Sequence
 
 import ipywidgets as ipy
 
+from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
 from mctrace_nb.plots import Figure
 
 WAIT = 0.05  # seconds in which a newer request takes the place of an older one
 BUSY = '<p role="status" aria-busy="true">computing ...</p>'
+KEPT = 64  # pictures
 MANY = 200  # entries from which on a name is typed, and not chosen from a list
 
 
@@ -35,11 +39,14 @@ def beside(guess: float | str, truth: float | str, unit: str = "") -> str:
 
 
 def number(text: str) -> float:
-    """A typed number, with a decimal point or comma. Raises InputError for anything else."""
+    """A typed number, with a decimal point or comma. Raises InputError for anything else, also for 1,000, which could be either."""
     try:
-        return float(text.strip().replace(",", "."))
+        found = float("nan" if re.fullmatch(r"\s*-?\d{1,3}(,\d{3})+\s*", text) else text.replace(",", "."))
     except ValueError:
-        raise InputError(f"{text.strip()!r} is not a number; write a guess such as 3.5") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"{text.strip()!r} is not a number; write a guess such as 3.5 or 1200")
+    return found
 
 
 def _alert(message: str) -> str:
@@ -62,7 +69,7 @@ class Explorer:
     unit = "nats"
 
     def __init__(self, controls: dict[str, ipy.Widget], compute: Callable[..., tuple]):
-        self.controls, self.compute = controls, cache(compute)
+        self.controls, self.compute = controls, lru_cache(KEPT)(compute)
         self.words, self.picture = ipy.HTML(), ipy.HTML()
         self.figure: Figure | None = None
         self.guesses: dict[tuple, float] = {}
@@ -102,19 +109,21 @@ class Explorer:
         if not self.guess.value.strip():
             return
         try:
-            self.guesses[self._key] = number(self.guess.value)
+            guess = number(self.guess.value)
         except InputError as error:
             self.words.value = _alert(str(error))
             return
-        self._moved()
+        if self.guesses.get(self._key) != guess:  # else the box was set to what is kept
+            self.guesses[self._key] = guess
+            self._moved()
 
     def refresh(self) -> None:
         """Computes and shows what the controls ask for."""
         if self._waiting:
             self._waiting.cancel()
             self._waiting = None
+        self.guess.value = f"{self.guesses[self._key]:g}" if self._key in self.guesses else ""
         if self.predict.value and self._key not in self.guesses:
-            self.guess.value = ""
             self.words.value, self.picture.value = f'<p role="status"><b>Predict:</b> {escape(self.asks)}</p>', ""
             return
         self.words.value = BUSY
@@ -126,7 +135,7 @@ class Explorer:
         except Exception:
             self.words.value = '<p role="alert"><b>An error occurred</b>; it is written in the log.</p>'
             raise
-        if self._key in self.guesses:
+        if truth and self._key in self.guesses:
             words = f"{beside(self.guesses[self._key], truth[0], self.unit)} {words}"
         self.words.value = f'<p role="status">{escape(words)}</p>'
         self.picture.value = (f'<img style="max-width: 100%; max-height: 36em" alt="{escape(self.figure.text)}" '
@@ -197,6 +206,13 @@ class Guess:
 
     def __repr__(self) -> str:
         return f"Predict: {self.question}" + (f" ({' / '.join(self.choices)})" if self.choices else "")
+
+
+def traced(trace, kind: type = Effects) -> None:
+    """Raises InputError for what is no trace of this kind."""
+    if not isinstance(trace, kind):
+        raise InputError(f"an explorer is of a {kind.__name__ if kind is not Effects else 'Trace or Desiderata'}, not of {type(trace).__name__}; make "
+                         "one with mct.Trace(model, task, ...)")
 
 
 def menu(name: str, options: Iterable, value=None) -> ipy.Dropdown:

@@ -27,11 +27,14 @@ class MetricPicker(Explorer):
     asks, unit = "how large is the largest single effect of the first behaviour, whatever its sign?", ""
 
     def __init__(self, traces: Trace | Sequence[Trace], **start):
-        self.traces = [traces] if isinstance(traces, Trace) else list(traces)
+        self.traces = list(traces) if isinstance(traces, (list, tuple)) else [traces]
         wrong = [t for t in self.traces if not isinstance(t, Trace)]
         if wrong or not self.traces:
             raise InputError(f"{wrong[0]!r} is no trace; give a Trace, or a list of them" if wrong else "no traces given; give at least one")
         own = {t.metric.name: t.metric for t in self.traces}
+        twice = [t.metric.name for t in self.traces if t.metric != own[t.metric.name]]
+        if twice:
+            raise InputError(f"two different metrics are called {twice[0]!r}; give each a name (metrics.from_logits(function, name=...))")
         gaps = any(len({e.cohort for e in t.examples} - {""}) == 2 for t in self.traces)
         fitting = {name: metric for name, metric in METRICS.items() if name != "odds_ratio" and (gaps or not metric.between_cohorts)}
         self.metrics = {**own, **{name: metric for name, metric in fitting.items() if name not in own}}

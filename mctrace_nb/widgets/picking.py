@@ -15,7 +15,7 @@ from mctrace_nb.search import search
 from mctrace_nb.sides import CORRUPTIONS
 from mctrace_nb.tracing import Trace
 from mctrace_nb.views import answers
-from mctrace_nb.widgets.base import Explorer, menu, pick, slider, started
+from mctrace_nb.widgets.base import Explorer, menu, pick, slider, started, traced
 
 MOST = 8  # the largest budget of a set
 BY = {"counterfactual": "its value on the counterfactual prompt", "zero": "zero", "mean": "its mean over all base prompts",
@@ -27,15 +27,22 @@ class _OnPrompts(Explorer):
     """An explorer of a single trace, with a slider for its prompts."""
 
     def __init__(self, trace: Trace, controls: dict, compute, start: dict):
-        if not isinstance(trace, Trace):
-            raise InputError(f"{type(self).__name__} shows the prompts of one Trace, not of {type(trace).__name__}; give one of its traces")
-        self.trace, self.unit = trace, trace.metric.unit
-        self.asks = f"by how many {self.unit} will the answer move on this prompt?"
+        self.trace = trace
         super().__init__(started(controls, start), compute)
 
+    @property
+    def unit(self) -> str:
+        return self.trace.metric.unit
+
+    @property
+    def asks(self) -> str:
+        return f"by how many {self.unit} will the answer move on this prompt?"
+
     def _prompt(self, number: int) -> str:
+        """The prompt that is run: where a trace restores, the counterfactual one."""
         e = self.trace.examples[number]
-        return f'prompt {number}, "{self.trace.task.text(e.base)}"'
+        run = e.counterfactual if self.trace.direction == "restore" and self.trace.corruption == "counterfactual" else e.base
+        return f'prompt {number}, "{self.trace.task.text(run)}"'
 
 
 def _moved(frame) -> str:
@@ -49,21 +56,24 @@ class ComponentPicker(_OnPrompts):
     are the values that the controls start with. Raises InputError for anything but a Trace, or a value that a control does not have.
     """
 
-    asks = "by how many nats will the answer move?"
-
     def __init__(self, trace: Trace, **start):
+        traced(trace, Trace)
         labels = trace.components.labels
         controls = dict(component=pick("component", labels, labels[0]), prompt=slider("prompt", 0, 0, len(trace) - 1),
                         by=menu("replaced by", CORRUPTIONS, trace.corruption))
         self._by = cache(lambda by: trace if by == trace.corruption else trace.again(corruption=by))
         super().__init__(trace, controls, self.intervene, start)
 
+    def _value(self, by: str) -> str:
+        """What is put in, in words."""
+        return "its value on the base prompt, as it was" if self.trace.direction == "restore" else BY[by]
+
     def intervene(self, component: str, prompt: int, by: str) -> tuple[str, Figure, float]:
         """Words on what moved, the picture, and the effect on this prompt."""
         trace = self._by(by)
         effect = float(trace.effects([component], examples=[prompt])[0])
         frame = answers(trace, [component], prompt)
-        words = (f"On {self._prompt(prompt)}, {component} is replaced by {BY[by]}: effect {effect:.2f} {self.unit}. "
+        words = (f"On {self._prompt(prompt)}, {component} is replaced by {self._value(by)}: effect {effect:.2f} {self.unit}. "
                  f"Probability of {_moved(frame)}.")
         return words, replaced(trace.components, [component], frame), effect
 
@@ -75,9 +85,8 @@ class SetPicker(_OnPrompts):
     the controls start with. Raises InputError for anything but a Trace, or a value that a control does not have.
     """
 
-    asks = "by how many nats will the answer move?"
-
     def __init__(self, trace: Trace, **start):
+        traced(trace, Trace)
         most = min(MOST, len(trace.components))
         controls = dict(budget=slider("budget", min(3, most), 1, most), prompt=slider("prompt", 0, 0, len(trace) - 1))
         super().__init__(trace, controls, self.choose, start)
@@ -108,7 +117,12 @@ class EffectBars(_OnPrompts):
 
     asks = "how large will the remainder be?"
 
+    @property
+    def unit(self) -> str:
+        return self._by(self.controls["metric"].value).metric.unit
+
     def __init__(self, trace: Trace, chosen, **start):
+        traced(trace, Trace)
         metrics = dict.fromkeys([trace.metric.name, *ADDITIVE])
         written = ", ".join([chosen] if isinstance(chosen, str) else chosen)
         controls = dict(chosen=ipy.Text(written, description="set", continuous_update=False, placeholder="labels, such as L0H2, L0H3"),
@@ -116,7 +130,6 @@ class EffectBars(_OnPrompts):
         self._by = cache(lambda metric: trace if metric == trace.metric.name else trace.again(metric=METRICS[metric]))
         self._measured = cache(self._parts)
         super().__init__(trace, controls, self.measure, start)
-        self.asks = type(self).asks
 
     def _parts(self, chosen: tuple[str, ...], metric: str) -> dict:
         """Each part on each prompt, (n,)."""
@@ -130,7 +143,7 @@ class EffectBars(_OnPrompts):
         if not labels:
             raise InputError("the set is empty; write labels such as " + ", ".join(self.trace.components.labels[:2]))
         trace = self._by(metric)
-        self.unit = unit = trace.metric.unit
+        unit = trace.metric.unit
         parts = self._measured(labels, metric)
         if prompt >= 0:
             nan = float("nan")

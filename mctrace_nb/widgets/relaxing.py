@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import lru_cache
 from typing import Sequence
 
 import ipywidgets as ipy
+import torch
 
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
@@ -14,18 +15,18 @@ from mctrace_nb.landscape import landscape, surface
 from mctrace_nb.metrics import TRANSFORMS
 from mctrace_nb.plots import Figure, trajectories
 from mctrace_nb.plots import landscape as landscape_figure
-from mctrace_nb.relax import SCHEDULES, pgb
+from mctrace_nb.relax import SCHEDULES, check_relaxable, pgb
 from mctrace_nb.results import Front
-from mctrace_nb.widgets.base import Explorer, menu, slider, started
+from mctrace_nb.widgets.base import KEPT, Explorer, menu, slider, started, traced
 
 FOUND = "found"  # a penalty found from the data, which `pgb` calls None
 BATCHES = (8, 16, 32, 64, 128)  # prompts a step
 
 
 def _transforms(trace: Effects) -> list[str]:
-    """What the metric allows. Raises InputError if it has no gradient."""
-    if not trace.metric.differentiable:
-        raise InputError(f"metric {trace.metric.name!r} has no gradient to move a mask by (use 'log_odds')")
+    """What the metric allows. Raises InputError if it is no trace, or has no gradient."""
+    traced(trace)
+    check_relaxable(trace)
     return ["log"] if trace.transform == "log" else list(TRANSFORMS)  # not every metric is a ratio
 
 
@@ -38,18 +39,20 @@ class RelaxationCube(Explorer):
     """
 
     def __init__(self, trace: Effects, among: Sequence[str], **start):
+        transforms = _transforms(trace)
         among = list(dict.fromkeys([among] if isinstance(among, str) else among))
         for label in among:
             trace.components.index(label)
         if not 2 <= len(among) <= 4:
             raise InputError(f"among={among!r} has {len(among)} different labels; give two to four, a slider is made for each")
-        self.trace, self.unit = trace, trace.metric.unit
+        self.trace, self.unit = trace, "nats" if trace.metric.relative else trace.metric.unit  # a landscape is on the log scale
         self.asks = f"which effect has this soft mask, in {self.unit}?"
+        upwards = next(label for label in among if label != start.get("across", among[0]))
         controls = {label: ipy.FloatSlider(0.5 if label in among[:2] else 0, min=0, max=1, step=0.05, description=label,
                                            continuous_update=False) for label in among}
-        controls |= dict(transform=menu("transform", _transforms(trace)), across=menu("to the right", among), up=menu("upwards", among, among[1]),
-                         lambda1=ipy.SelectionSlider(options=[0, 0.01, 0.02, 0.05, 0.1, 0.2], description="price, lambda1", continuous_update=False))
-        self._over = cache(lambda across, up, fixed: surface(trace, {across: 0, up: 0, **dict(fixed)}, across, up))
+        controls |= dict(transform=menu("transform", transforms), across=menu("to the right", among), up=menu("upwards", among, upwards),
+                         lambda1=ipy.SelectionSlider(options=[0, 0.01, 0.02, 0.05, 0.1, 0.2], description="sparsity, lambda1", continuous_update=False))
+        self._over = lru_cache(KEPT)(lambda across, up, fixed: surface(trace, {across: 0, up: 0, **dict(fixed)}, across, up))
         super().__init__(started(controls, start), self.look)
 
     def look(self, transform: str, across: str, up: str, lambda1: float, **mask: float) -> tuple[str, Figure, float]:
@@ -111,8 +114,9 @@ class LambdaExplorer(Explorer):
         more = f" and {found.size - 12} more" if found.size > 12 else ""
         best = next((s for s in self.exact.selections if s.size == found.size), None) if self.exact else None
         share = f", {found.effect / best.effect:.0%} of the best {found.size} ({', '.join(best.components)})" if best and best.effect > 0 else ""
+        soft = float(self.trace.effects(torch.as_tensor(found.trajectory[-1])).mean())
         words = (f"After {last['epoch']} epochs {found.size} of {len(self.trace.components)} components are kept: {kept}{more}. The soft "
-                 f"mask of the last epoch had an effect of {last['relaxed_effect']:.2f}, rounded it has {found.effect:.2f} "
+                 f"mask has an effect of {soft:.2f}, rounded it has {found.effect:.2f} "
                  f"{self.trace.metric.unit}{share}; distance from binary {last['violation']:.2f}.")
         if parameters["batch_size"] >= len(self.trace):
             words += " Every step sees all prompts, so the seed changes nothing."

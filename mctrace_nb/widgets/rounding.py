@@ -12,10 +12,11 @@ from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
 from mctrace_nb.path import Exact, Found, repaired, top
 from mctrace_nb.plots import Figure, rounding
-from mctrace_nb.relax import Run, relax, settings_grid
+from mctrace_nb.relax import Run, check_relaxable, relax, settings_grid
 from mctrace_nb.results import Selection
 from mctrace_nb.search import search
-from mctrace_nb.widgets.base import Explorer, menu, slider, started
+from mctrace_nb.widgets.base import Explorer, menu, slider, started, traced
+from mctrace_nb.words import interval_text
 
 RULES = ("threshold", "top S", "top S, repaired by swaps")
 MOST = 8  # the largest budget on the slider
@@ -33,8 +34,8 @@ class BudgetExplorer(Explorer):
     """A relaxed mask cut to a set: by a threshold, to the S largest entries, or so and repaired by swaps; beside it the exact optimum.
 
     trace: whose components are relaxed, in 12 epochs, with the loss in log space and equal penalties for sparsity and for
-    entries that are not binary, each a mean over components, so the same for 12 and for 192; a mask is optimised once for each penalty. At a budget S a threshold has the
-    largest set that any threshold cuts from the mask with no more than S members. The exact optimum is known up to the budget up
+    entries that are not binary, each a mean over components, so the same for 12 and for 192; a mask is optimised once for each penalty.
+    At a budget S a threshold has the largest set that any threshold cuts from the mask with no more than S members. The exact optimum is known up to the budget up
     to which there are at most 5,000 sets, and is enumerated once, which may take a few seconds; beyond, a set is compared with the best
     that the rules find at its size, and the words say so. Other arguments are the values that the controls start with.
 
@@ -44,11 +45,11 @@ class BudgetExplorer(Explorer):
     asks, unit = "what share of the optimum remains after rounding, in percent?", "percent"
 
     def __init__(self, trace: Effects, **start):
-        if not trace.metric.differentiable:
-            raise InputError(f"metric {trace.metric.name!r} has no gradient to move a mask by (use 'log_odds')")
+        traced(trace)
+        check_relaxable(trace)
         self.trace, self.known = trace, Exact(trace)
         self.budgets = tuple(range(1, min(MOST, len(trace.components)) + 1))
-        self.mask, self.rounded, self.exact = cache(self.mask), cache(self.rounded), cache(self.exact)
+        self.mask, self._rounded, self.exact = cache(self.mask), cache(self._rounded), cache(self.exact)
         controls = dict(budget=slider("budget S", self.budgets[:2][-1], 1, self.budgets[-1]), rule=menu("rounding rule", RULES, "top S"),
                         threshold=ipy.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="threshold", continuous_update=False),
                         penalty=ipy.SelectionSlider(options=[0.03, 0.1, 0.3, 1, 3], value=0.1, description="penalties",
@@ -63,7 +64,9 @@ class BudgetExplorer(Explorer):
 
     def rounded(self, penalty: float, size: int) -> dict[str, dict[int, tuple]]:
         """The set, as component numbers, that each rule cuts from the mask at each budget of the slider, or at a size beyond them."""
-        sizes = self.budgets if size in self.budgets else (size,)
+        return self._rounded(penalty, self.budgets if size in self.budgets else (size,))
+
+    def _rounded(self, penalty: float, sizes: tuple[int, ...]) -> dict[str, dict[int, tuple]]:
         run = self.mask(penalty)
         mask = run.trajectory[-1]
         sets = {size: top(mask, size) for size in sizes}
@@ -105,8 +108,13 @@ class BudgetExplorer(Explorer):
         self.known.run([kept])
         effect, at = float(self.known.known[kept]), max(budget, len(kept))
         optimum = {b: s.effect for b, s in self.exact().items()} if exact else {}
+        if at not in (*self.budgets, *optimum):
+            raise InputError(f"the threshold keeps {at} components, and of more than {self.budgets[-1]} here no better set is known to compare "
+                             "with; raise the threshold or the penalties")
         best = optimum.get(at) or max(float(self.known.known[sets[at]]) for sets in self.rounded(penalty, at).values())
-        share = 100 * effect / best if best > 0 else 0.0
+        if best <= 0:
+            raise InputError(f"no set of {at} that is known has an effect above 0, so there is no share of it; are target and foil swapped?")
+        share = 100 * effect / best
         heldout = None
         if self.trace.task.heldout:
             held = self.trace.heldout
@@ -125,6 +133,6 @@ class BudgetExplorer(Explorer):
             words += (f" The exact optimum is not known: {len(labels)} components have "
                       f"{f'{sets:,}' if sets < 1e12 else f'about 10^{math.log10(sets):.0f}'} sets of {at}.")
         if heldout is not None:
-            words += f" On held-out prompts {heldout.mean:.2f} {unit} [{heldout.low:.2f}, {heldout.high:.2f}]."
+            words += f" On held-out prompts {heldout.mean:.2f}{interval_text(heldout.low, heldout.high)} {unit}."
         figure = rounding(mask, labels, kept, effect, found, optimum, budget, threshold if by_threshold else None, heldout, unit)
         return words, figure, share

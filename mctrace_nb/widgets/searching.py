@@ -9,6 +9,7 @@ from typing import Sequence
 import ipywidgets as ipy
 
 from mctrace_nb.compare import AUTO_SETS, NO_GRADIENT
+from mctrace_nb.cost import rows_of
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.explain import named
@@ -16,10 +17,11 @@ from mctrace_nb.plots import Figure, joint, race
 from mctrace_nb.results import Front
 from mctrace_nb.search import METHODS, search
 from mctrace_nb.stats import Estimate
-from mctrace_nb.widgets.base import Explorer, pick, slider, started
+from mctrace_nb.widgets.base import Explorer, pick, slider, started, traced
 from mctrace_nb.words import interval_text
 
 NONE = "none"
+AT_ONCE = 200_000  # runs of a prompt that a method may need to be run without being asked for
 RACERS = ("greedy", "guided", "top-k", "pgb", "attribution", "random")
 
 
@@ -37,6 +39,7 @@ class InteractionExplorer(Explorer):
     asks = "what is their joint effect, in nats?"
 
     def __init__(self, trace: Effects, **start):
+        traced(trace)
         labels = trace.components.labels
         if len(labels) < 2:
             raise InputError(f"{trace!r} has one component, and an interaction needs two; trace another kind")
@@ -76,7 +79,7 @@ class SearchRace(Explorer):
 
     The exact optimum is there where all sets up to the largest budget can be tried (20,000 sets); else methods are compared with
     the best set that any of those shown found. A method is run once for all budgets, when it is first needed; those that need a
-    gradient start unchecked for a metric without one.
+    gradient start unchecked for a metric without one, and so do those that need more than 200,000 runs of a prompt.
 
     methods: names of `search.METHODS`. most: the largest budget (default 8, or as many as there are components). Other arguments
     are the values that the controls start with: budget, and each method by its name. Raises InputError for a method or budget
@@ -86,21 +89,23 @@ class SearchRace(Explorer):
     unit = "%"
 
     def __init__(self, trace: Effects, methods: Sequence[str] = RACERS, most: int | None = None, **start):
+        traced(trace)
         n = len(trace.components)
         self.most = min(8, n) if most is None else most
-        if not 1 <= self.most <= n:
+        if not (isinstance(self.most, int) and 1 <= self.most <= n):
             raise InputError(f"most={most!r} is out of range; give 1 to {n}")
         names = [one_of(name, METHODS, "method") for name in dict.fromkeys(methods) if name != "exhaustive"]
         if not names:
             raise InputError("no method to race; give at least one, such as 'greedy'")
         self.trace, self.fronts = trace, {}
         self.exact = self.front("exhaustive") if sum(math.comb(n, s) for s in range(1, self.most + 1)) <= AUTO_SETS else None
-        self.asked = "greedy" if "greedy" in names else names[0]
+        budgets = range(1, self.most + 1)
+        able = {name: (trace.metric.differentiable or name in NO_GRADIENT) and rows_of(name, n, budgets, len(trace)) <= AT_ONCE for name in names}
+        self.asked = "greedy" if able.get("greedy") else next((name for name in names if able[name]), names[0])
         self.asks = f"what share of {'the optimum' if self.exact else 'the best set found'} does {self.asked} have, in percent?"
         controls = dict(budget=slider("budget", min(2, self.most), 1, self.most))
         for name in names:
-            able = trace.metric.differentiable or name in NO_GRADIENT
-            controls[name] = ipy.Checkbox(value=able, description=name, indent=True)
+            controls[name] = ipy.Checkbox(value=able[name], description=name, indent=True)
         super().__init__(started(controls, start), self.race)
 
     def front(self, method: str) -> Front:
@@ -115,7 +120,7 @@ class SearchRace(Explorer):
         run = [*([self.exact] if self.exact else []), *fronts]
         if not run:
             raise InputError("no method is checked, so there is nothing to compare; check at least one")
-        here = {f.method: s for f in [*run, self.front(self.asked)] for s in f.selections if s.budget == budget}
+        here = {f.method: s for f in run for s in f.selections if s.budget == budget}
         found = [here["exhaustive"]] if self.exact else [s for s in here.values() if s.method != "random"] or [*here.values()]
         best = max(found, key=lambda s: s.effect, default=None)
         if best is None or best.effect <= 0:
@@ -127,4 +132,7 @@ class SearchRace(Explorer):
                 for name in (f.method for f in fronts)]
         words = (f"Budget {budget}. {which} {', '.join(best.components)} with {best.effect:.2f} {self.trace.metric.unit}."
                  + (f" Shares of it: {', '.join(said)}." if said else ""))
-        return words, race(run, budget, self.trace.metric.unit), shares.get(self.asked, 0.0)
+        figure = race(run, budget, self.trace.metric.unit)
+        if not shown.get(self.asked):
+            return f"{words} Check {self.asked} to see its share.", figure
+        return words, figure, shares.get(self.asked, 0.0)
