@@ -175,4 +175,4 @@ class Effects:
         low, high = interval(values.cpu().numpy(), self.groups, seed=self.seed, parts=self.parts)
         labels = names if len(names[0]) > 1 else [name[0] for name in names]
         return pd.DataFrame({"components" if len(names[0]) > 1 else "component": labels, **more,
-                             column: values.mean(-1).cpu().numpy(), "ci_low": low, "ci_high": high})
+                             column: values.mean(-1).cpu().double().numpy(), "ci_low": low, "ci_high": high})

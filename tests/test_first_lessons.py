@@ -46,6 +46,17 @@ def test_the_four_runs_of_lesson_two(traces):
                        trace.total_effects() - trace.effects(best.components, reverse=True))
 
 
+def test_what_the_explorer_of_lesson_two_is_asked_for_is_there(traces):
+    trace = traces["professions"]
+
+    def remainders(labels):
+        return trace.total_effects() - trace.effects(labels) - trace.effects(labels, reverse=True)
+
+    assert (remainders(["L0H2", "L0H3"]) > trace.effects(["L0H2", "L0H3"], reverse=True)).any()
+    assert remainders(["L1H1", "L2H2"]).mean() < -0.05
+    assert trace.effects(["L2H2"], reverse=True).mean() > trace.total_effects().mean()
+
+
 def test_three_heads_take_a_vote(traces):
     """One of three does little, any two do nearly all; the remainder sees nothing of it."""
     vote = traces["binding_operation"]

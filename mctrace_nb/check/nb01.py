@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import torch
@@ -46,6 +45,8 @@ def identities(lm, task, kind):
     a task's prompts are `task.search` and `task.heldout`, and the latter may be `()`.
     """
     ### BEGIN SOLUTION
+    from dataclasses import replace
+
     trace = mct.Trace(lm, task, kind)
     same = replace(task, search=tuple(replace(e, counterfactual=e.base) for e in task.search), heldout=())
     n = len(trace.components)
