@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import mctrace_nb as mct
 from mctrace_nb.check import expect, graded
 
@@ -34,6 +32,8 @@ def missed(trace):
     Pairs are tuples of labels, in any order.
     """
     ### BEGIN SOLUTION
+    from itertools import combinations
+
     labels = trace.components.labels
     singles = trace.single_effects_of(labels)
     ranked = tuple(sorted(labels, key=singles.get, reverse=True)[:2])

@@ -40,8 +40,8 @@ def referee(answers) -> Figure:
 def deviations(frames: Mapping[str, object], unit: str = "nats", label: int = 0) -> Figure:
     """The paper's Fig. 1: joint effects of pairs against the sum of their single effects, a panel a kind.
 
-    frames: by name, frames with `components`, `singles` and `joint`, a row a pair. label: how many pairs, those farthest from the
-    diagonal, have their names beside them.
+    frames: by name, frames with `components`, `singles` and `joint`, a row a pair. label: how many pairs at most, those farthest
+    from the diagonal, have their names beside them; pairs that lie on it to the eye have none.
     """
     size = (4.2, 3.8) if label else (3.4, 3.2)
     canvas, axes = panels(len(frames), *size, most=2 if len(frames) == 4 else 3)
@@ -51,14 +51,18 @@ def deviations(frames: Mapping[str, object], unit: str = "nats", label: int = 0)
         ends = [min(frame["singles"].min(), frame["joint"].min()), max(frame["singles"].max(), frame["joint"].max())]
         axis.plot(ends, ends, color=INK, lw=0.8, ls="--")
         axis.set(title=f"{name}, {len(frame)} pairs", xlabel=f"sum of single effects ({unit})", ylabel=f"joint effect ({unit})")
-        off = (frame["joint"] - frame["singles"])
-        far = frame.loc[off.abs().nlargest(label).index].sort_values("joint", ascending=False)
-        for number, row in enumerate(far.itertuples()):  # one under the other beside the points, which may lie on each other
-            left = row.singles > np.mean(ends)
-            axis.annotate(" + ".join(row.components), (row.singles, row.joint), xytext=(-28 if left else 28, -13 * number), fontsize=8,
-                          textcoords="offset points", ha="right" if left else "left", va="center", arrowprops=dict(arrowstyle="-", color=INK, lw=0.5))
+        off = frame["joint"] - frame["singles"]
+        far = frame.loc[off.abs().nlargest(label).index]
+        far = far[(far["joint"] - far["singles"]).abs() > 0.05 * np.ptp(ends)].sort_values("joint", ascending=False)
+        under, previous = 0, None
+        for row in far.itertuples():  # points that lie on each other have their names one under the other
+            under = under + 1 if previous is not None and previous - row.joint < 0.1 * np.ptp(ends) else 0
+            left, previous = row.singles > np.mean(ends), row.joint
+            axis.annotate(" + ".join(row.components), (row.singles, row.joint), xytext=(-28 if left else 28, -13 * under), fontsize=8,
+                          textcoords="offset points", ha="right" if left else "left", va="center", bbox=dict(fc="white", ec="none", pad=1),
+                          arrowprops=dict(arrowstyle="-", color=INK, lw=0.5, relpos=(float(left), 0.5)))
         said.append(f"{name}: joint minus sum from {off.min():.2f} to {off.max():.2f} {unit}, median size {off.abs().median():.2f}"
-                    + (f", farthest {', '.join(' + '.join(pair) for pair in far['components'])}" if label else ""))
+                    + (f", farthest {', '.join(' + '.join(pair) for pair in far['components'])}" if len(far) else ""))
     return Figure(canvas, f"Joint effect of pairs against the sum of their single effects, with the diagonal. {'; '.join(said)}.")
 
 
