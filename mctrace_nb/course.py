@@ -18,6 +18,7 @@ from mctrace_nb.errors import InputError
 # The lessons; other notebooks are for analysts.
 LESSON = re.compile(r"(0\d|1[0-2])_\w+")
 _CHECK = re.compile(r"print\(mct\.check\.(nb\d\d)\.exercise_(\d)\((\w+)\)\)")
+_LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([\w./]*?)(\.\w+)\)")  # to other pages; what lies elsewhere in the project is not among them
 _GRADER = dict(schema_version=3, task=False)
 
 
@@ -73,9 +74,9 @@ def page(notebook: NotebookNode, title: str, lecture: bool = False) -> str:
     if lecture:
         copy.cells = [c for c in copy.cells if not _CHECK.fullmatch(c.source) and not c.source.startswith("### Exercise")]
     for cell in copy.cells:
-        if cell.cell_type == "markdown":  # among lectures there are only lessons to go to
-            cell.source = re.sub(r"\[([^\]]+)\]\((\w+)\.ipynb\)", lambda m: m[1] if lecture and not LESSON.fullmatch(m[2]) else
-                                 f"[{m[1]}]({m[2]}.html)", cell.source)
+        if cell.cell_type == "markdown":
+            cell.source = _LINK.sub(lambda m: f"[{m[1]}]({m[2]}.html)" if m[3] == ".ipynb" and (LESSON.fullmatch(m[2]) or not lecture) else m[1],
+                                    cell.source)
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(Path(__file__).parent / "templates")])
     return exporter.from_notebook_node(copy, resources={"lecture": lecture})[0]
 
