@@ -5,6 +5,7 @@ from importlib import import_module
 import nbformat
 import pytest
 from conftest import ROOT
+from right_answers import right_answers
 
 import mctrace_nb as mct
 from mctrace_nb import check
@@ -43,6 +44,11 @@ WRONG = [(name, *case) for name in NOTEBOOKS for case in import_module(f"wrong_{
 def test_misconceptions_are_named(name, number, answer, said):
     line = checks(name, number)(answer)
     assert line.startswith("not yet: ") and said in line and "\n" not in line
+
+
+@pytest.mark.parametrize("name, number, answer", list(right_answers()))
+def test_right_answers_in_other_forms_are_right(name, number, answer):
+    assert checks(name, number)(answer).startswith("right: ")
 
 
 def test_every_exercise_knows_two_misconceptions():

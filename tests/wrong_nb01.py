@@ -1,5 +1,7 @@
 """Wrong answers to the exercises of notebook 01, and what the check must say of each."""
 
+from dataclasses import replace
+
 import torch
 
 import mctrace_nb as mct
@@ -43,6 +45,16 @@ def wrong_answers():
 
     yield 2, lambda lm, task, kind: 0.0, "pair of numbers"
     yield 2, lambda lm, task, kind: (0.0, 0.0), "do not take them for granted"
+    def reduced(reduce):
+        def function(lm, task, kind):
+            trace = mct.Trace(lm, task, kind)
+            same = replace(task, search=tuple(replace(e, counterfactual=e.base) for e in task.search), heldout=())
+            n = len(trace.components)
+            return tuple(float(reduce(t.effects(torch.full((n,), v)))) for t, v in ((trace, 0.0), (mct.Trace(lm, same, kind), 1.0)))
+        return function
+
+    yield 2, reduced(lambda effects: effects.mean().abs()), "the largest size over all prompts"
+    yield 2, reduced(lambda effects: effects[0].abs()), "not one prompt"
     yield 2, lambda lm, task, kind: (effect(lm, task, kind, 0.0), effect(lm, task, kind, 1.0)), "counterfactual=e.base"
     yield 2, lambda lm, task, kind: (effect(lm, task, kind, 1.0), 0.0), "a mask of zeros keeps every component"
 

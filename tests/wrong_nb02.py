@@ -50,8 +50,17 @@ def wrong_answers():
     def remainder(trace, masks):
         return trace.total_effects() - trace.effects(masks, reverse=True) - trace.effects(masks)
 
+    def sizes(reduce):
+        def function(trace, least):
+            sets = list(combinations(range(len(trace.components)), 2))
+            found = reduce(remainder(trace, trace.components.masks(sets)))
+            return [trace.components.labels[i] for i in sets[int(found.argmax())]] if found.max() > least else None
+        return function
+
     yield 3, best(remainder), "compare their size"
     yield 3, best(lambda trace, masks: trace.effects(masks)), "of every pair"
     yield 3, lambda trace, least: list(trace.interactions(2).set_index("components")["interaction"].abs().idxmax()), "with all the rest"
     yield 3, lambda trace, least: nb02.pair_with_remainder(trace, 0.0), "return None then"
     yield 3, lambda trace, least: (0, 1), "return two labels"
+    yield 3, sizes(lambda values: values[..., 0].abs()), "None then"
+    yield 3, sizes(lambda values: values.abs().mean(-1)), "None then"

@@ -59,6 +59,7 @@ def wrong_answers():
     yield 2, lambda *a: careless(*a, over=1), "divide the difference"
     yield 2, lambda *a: -slope(*a), "the sign is turned"
     yield 2, in_place, "changed the mask"
+    yield 2, lambda trace, mask, i, step=0.01: slope(trace, mask, i), "use the step that is given"
     yield 2, lambda trace, mask, i: trace.effects(mask), "return one number"
     yield 3, lambda e: (int(e.mean(1).argmax()), int(np.exp(-e.mean(1)).argmin())), "you transformed the mean"
     yield 3, lambda e: (int(e.mean(1).argmax()), int(np.exp(-e).mean(1).argmax())), "you took the largest"

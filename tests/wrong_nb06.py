@@ -30,3 +30,4 @@ def wrong_answers():
     yield 3, lambda trace: dict(lambda1=None, lambda2=None, schedule="path"), "nothing is kept yet"
     yield 3, lambda trace: dict(transform="log", lambda1=1.0), "nothing is kept yet"
     yield 3, lambda trace: "log", "return a dict"
+    yield 3, lambda trace: dict(lambda1=[0.01, 0.02]), "give one value of lambda1"

@@ -55,6 +55,22 @@ def wrong_answers():
     yield 2, grow, "budget is not kept"
     yield 2, in_place, "work on a copy"
 
+    def anew(trace, chosen):
+        from itertools import combinations
+        return max(combinations(trace.components.labels, len(chosen)), key=lambda s: effect(trace, s))
+
+    def first_that_helps(trace, chosen):
+        chosen = set(chosen)
+        while True:
+            sets = [chosen - {out} | {new} for out in sorted(chosen) for new in trace.components.labels if new not in chosen]
+            better = next((s for s in sets if effect(trace, s) > effect(trace, chosen) + 1e-6), None)
+            if better is None:
+                return chosen
+            chosen = better
+
+    yield 2, anew, "does not search anew"
+    yield 2, first_that_helps, "makes the best swap each time"
+
     def effects(lm, task, budget, seeds, fixed=None):
         for seed in seeds:
             trace = mct.Trace(lm, mct.load_task(task, lm, n=32, seed=seed if fixed is None else fixed), "head_output")

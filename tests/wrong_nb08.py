@@ -5,6 +5,7 @@ from itertools import combinations
 import torch
 
 import mctrace_nb as mct
+from mctrace_nb.check import nb08
 
 
 def wrong_answers():
@@ -65,6 +66,7 @@ def wrong_answers():
         return moved.masked_fill(kept.abs().mean(-1) > limit, -torch.inf)
 
     yield 3, lambda move, keep, most, limit: 2, "labels of a set"
+    yield 3, lambda move, keep, most, limit: nb08.move_and_keep(move, keep, most, max(limit, 0.01)) or ["L0H0"], "return None then"
     yield 3, lambda *args: chosen(*args, cancelling), "must not cancel"
     yield 3, lambda *args: chosen(*args, lambda moved, kept, limit: moved), "over the limit is out"
     yield 3, lambda *args: chosen(*args, lambda moved, kept, limit: within(-kept.abs().mean(-1), kept, limit)), "shut sets out"

@@ -15,6 +15,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Callable
 
+from mctrace_nb.contract import check_contract
 from mctrace_nb.errors import InputError
 
 _REGION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.M | re.S)
@@ -34,6 +35,47 @@ def expect(condition, misconception: str) -> None:
     """Raises NotYet unless the condition holds."""
     if not condition:
         raise NotYet(misconception)
+
+
+def pair(found, what: str) -> tuple:
+    """The two things that a learner returned, in whatever holds two: a tuple, a list, an array. what: what they should be."""
+    two = isinstance(found, (tuple, list)) or getattr(found, "ndim", 0) == 1
+    expect(two and len(found) == 2, f"return {what}, not {found!r}")
+    return tuple(found)
+
+
+def number(found, what: str = "one number") -> float:
+    """The number that a learner returned, of Python, NumPy or torch. what: what it should be."""
+    one = (isinstance(found, (int, float)) and not isinstance(found, bool)) or getattr(found, "ndim", 1) == 0
+    expect(one, f"return {what}, not {type(found).__name__}")
+    return float(found)
+
+
+def hooks(lm) -> int:
+    """How many forward hooks there are on a model."""
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in lm.model.modules())
+
+
+def no_hook_left(lm, before: int, misconception: str) -> None:
+    """Takes away what a learner left on the model, and says so."""
+    if left := hooks(lm) - before:
+        for module in lm.model.modules():
+            module._forward_pre_hooks.clear()
+            module._forward_hooks.clear()
+        raise NotYet(f"{left} hook{'s' * (left > 1)} left on the model (taken away now): {misconception}")
+
+
+def drifting(lm):
+    """A model that says something else at every call: each call makes the embeddings a little larger."""
+    check_contract(lm)  # the kit looks once, while it is still sound
+    calls = []
+
+    def grow(module, args, output):
+        calls.append(None)
+        return output * (1 + 0.02 * len(calls))
+
+    lm.model.get_input_embeddings().register_forward_hook(grow)
+    return lm
 
 
 def graded(check: Callable[[Callable], str]) -> Callable[[Callable], str]:

@@ -7,8 +7,7 @@ from functools import cache
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
-from mctrace_nb.contract import check_contract
+from mctrace_nb.check import drifting, expect, graded, hooks, no_hook_left, pair
 
 
 def with_head_replaced(lm, base, counterfactual, layer, head):
@@ -78,27 +77,18 @@ def _trace() -> mct.Trace:
     return mct.Trace(lm, mct.load_task("names", lm, n=16, seed=5), "head_output")
 
 
-def _hooks(lm) -> int:
-    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in lm.model.modules())
-
-
 @graded
 def exercise_1(function) -> str:
     """Tried on heads and prompts that the lesson does not show, against a Trace."""
     trace = _trace()
-    lm, before = trace.model, _hooks(trace.model)
+    lm, before = trace.model, hooks(trace.model)
     for prompt, layer, head in ((2, 1, 2), (5, 0, 2), (1, 2, 1)):
         e, label = trace.examples[prompt], f"L{layer}H{head}"
         try:
             found = function(lm, list(e.base), list(e.counterfactual), layer, head)
         finally:
-            left = _hooks(lm) - before
-            for module in lm.model.modules() if left else ():
-                module._forward_pre_hooks.clear()
-                module._forward_hooks.clear()
-        expect(not left,
-               f"{left} hook{'s' * (left > 1)} left on the model (taken away now): the next run would still be changed; keep what "
-               "register_forward_pre_hook returns and call its remove(), or use it in a with block")
+            no_hook_left(lm, before, "the next run would still be changed; keep what register_forward_pre_hook returns and call its "
+                                     "remove(), or use it in a with block")
         expect(isinstance(found, torch.Tensor) and found.shape[-1:] == (len(lm.tokenizer),) and found.ndim == 1,
                f"return the logits after the last token, shape ({len(lm.tokenizer)},)")
         target, foil = e.target[0], e.foil[0]
@@ -117,17 +107,16 @@ def exercise_1(function) -> str:
     return "three heads on three prompts agree with the trace, and no hook is left."
 
 
-def _rising(lm):
-    """A model whose embeddings grow a little at every call."""
-    check_contract(lm)  # the kit looks once, while it is still sound
-    calls = []
-
-    def grow(module, args, output):
-        calls.append(None)
-        return output * (1 + 0.02 * len(calls))
-
-    lm.model.get_input_embeddings().register_forward_hook(grow)
-    return lm
+def _changing(lm, task):
+    """Makes a model another one once as many passes have run as a trace is made with; returns what makes it the first one again."""
+    calls: list = []
+    lm.model.get_input_embeddings().register_forward_hook(lambda module, args, output: calls.append(None))
+    for _ in range(2):  # the first of a model also tries the model
+        calls.clear()
+        mct.Trace(lm, task, "attn_block")
+    made_with = len(calls)
+    lm.model.get_input_embeddings().register_forward_hook(lambda module, args, output: output * (1.3 if len(calls) > made_with else 1.0))
+    return calls.clear
 
 
 @graded
@@ -137,18 +126,27 @@ def exercise_2(function) -> str:
     task = mct.load_task("facts", lm, n=16, seed=2)
     for kind in ("head_output", "mlp_output"):
         found = function(lm, task, kind)
-        expect(isinstance(found, tuple) and len(found) == 2, f"return a pair of numbers, not {found!r}")
-        nothing, itself = map(float, found)
+        nothing, itself = map(float, pair(found, "a pair of numbers"))
         expect(nothing == 0,
                f"where nothing is replaced the effect is 0 exactly, yours is {nothing:.3g}; a mask of zeros keeps every component")
         expect(itself < 1e-4,
                f"where the counterfactual prompt is the base prompt the effect is 0, yours is {itself:.3g}; build another task in which "
                "each example has counterfactual=e.base, and trace that one")
-    drifting = _rising(mct.random_model("gpt2", layers=3, seed=1))
-    found = function(drifting, mct.load_task("professions", drifting, n=16), "attn_block")
+    unsound = drifting(mct.random_model("gpt2", layers=3, seed=1))
+    found = function(unsound, mct.load_task("professions", unsound, n=16), "attn_block")
     expect(min(map(float, found)) > 1e-5,
            f"a model that says something else at every call passes neither test, yours gives {found!r}; measure both effects, do not "
            "take them for granted")
+    changing = mct.random_model("gpt2", layers=2, seed=1)
+    task = mct.load_task("professions", changing, n=16)
+    start = _changing(changing, task)
+    start()
+    largest = max(identities(changing, task, "attn_block"))
+    start()
+    mine = max(map(float, function(changing, task, "attn_block")))
+    expect(abs(mine - largest) < 1e-3 * largest,
+           f"on a model that changes on the way the largest effect on any prompt is {largest:.3f}, yours is {mine:.3f}; take the largest size "
+           "over all prompts, not the mean, in which effects cancel, and not one prompt")
     return "both effects are 0 on a sound model, and a model that drifts is found out."
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, pair
 
 
 def total_effect(lm, example):
@@ -100,8 +100,7 @@ def exercise_2(function) -> str:
         chosen = Selection("given", labels, 0.0, kinds=("head_output",))
         for prompt in (1, 4):
             found = function(trace.model, trace.examples[prompt], chosen)
-            expect(isinstance(found, tuple) and len(found) == 2, f"return a pair of numbers, direct and indirect, not {found!r}")
-            direct, indirect = map(float, found)
+            direct, indirect = map(float, pair(found, "a pair of numbers, direct and indirect"))
             nie, nde = float(trace.effects(labels)[prompt]), float(trace.effects(labels, reverse=True)[prompt])
             total = float(trace.total_effects()[prompt])
             said = (f"for {', '.join(labels)} on a pair of {task!r} the direct effect is {nde:.2f} and the indirect {nie:.2f}, yours are "
@@ -122,7 +121,8 @@ def exercise_2(function) -> str:
 @graded
 def exercise_3(function) -> str:
     """Tried where the largest remainder is positive, where it is negative, and where there is none."""
-    for trace, least in ((_trace("binding_operation"), 0.9), (_trace("names", "log_prob"), 5.0), (_trace("coreference"), 1.0)):
+    for trace, least in ((_trace("binding_operation"), 0.9), (_trace("names", "log_prob"), 5.0), (_trace("coreference"), 1.0),
+                         (_trace("professions"), 0.8)):
         found, expected = function(trace, least), pair_with_remainder(trace, least)
         where = f"{trace.task.name!r}, {trace.metric.name}, least {least}: "
         if expected is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, number
 
 
 def interaction(trace, a, b):
@@ -53,7 +53,7 @@ def _traces(*tasks, components="head_output", seed=23, n=12, **options):
 
 
 def _pair(found, what: str) -> set:
-    expect(isinstance(found, (tuple, list)) and len(found) == 2 and all(isinstance(x, str) for x in found),
+    expect(isinstance(found, (tuple, list, set, frozenset)) and len(found) == 2 and all(isinstance(x, str) for x in found),
            f"give {what} as two labels, such as ('L0H0', 'L0H3'), not {found!r}")
     return set(found)
 
@@ -64,9 +64,7 @@ def exercise_1(function) -> str:
     facts, coreference, names = _traces("facts", "coreference", "names")
     for trace, a, b in ((facts, "L1H0", "L1H3"), (coreference, "L0H0", "L1H3"), (names, "L1H2", "L2H2")):
         found, right = function(trace, a, b), interaction(trace, a, b)
-        expect(isinstance(found, (int, float)) or getattr(found, "ndim", 1) == 0,
-               f"return one number, the mean over prompts, not {type(found).__name__}")
-        found, where = float(found), f"for {a} and {b} on {trace.task.name}"
+        found, where = number(found, "one number, the mean over prompts"), f"for {a} and {b} on {trace.task.name}"
         joint, alone = float(trace.effects([a, b]).mean()), list(trace.single_effects_of([a, b]).values())
 
         def near(other: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, pair
 
 
 def greedy(trace, budget, direction):
@@ -101,7 +101,7 @@ def exercise_2(function) -> str:
             expect(found is None, f"on {trace.task.name} greedy search has the optimum at each budget up to {most}; return None, not {found!r}")
             continue
         expect(found is not None, f"{where} greedy search falls short at some budget; compare it with every set of the same size")
-        expect(isinstance(found, (tuple, list)) and len(found) == 2, f"return a budget and a share, not {found!r}")
+        found = pair(found, "a budget and a share")
         budget, share = found
         expect(not 1 < abs(share) <= 100, f"{where} your share is {share:.2f}; divide greedy's effect by the optimum's, and not by 100")
         expect(budget >= right[0], f"{where} greedy search has the optimum at budget {budget}; its set may be another one of the same effect")
@@ -120,7 +120,7 @@ def exercise_3(function) -> str:
         counted = [mct.search(trace, method, range(1, most + 1), heldout=False, progress=False)[most].forwards
                    for method in ("greedy", "exhaustive")]
         found = function(n, most, prompts)
-        expect(isinstance(found, (tuple, list)) and len(found) == 2, f"return a pair of numbers, not {found!r}")
+        found = pair(found, "a pair of numbers")
         where, (by_greedy, by_all) = f"for {n} components, budget {most}, {prompts} prompts", found
         expect((by_greedy, by_all) != tuple(c // prompts for c in counted), f"{where} you counted masks; each is run on every prompt")
         expect(by_greedy != prompts * n * most, f"{where} greedy search does not try again what it has taken: each step has one candidate less")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, hooks, no_hook_left, number, pair
 
 
 def soft_effect(lm, example, layer, head, m):
@@ -72,18 +72,15 @@ def exercise_1(function) -> str:
     lm = mct.load_model("tutorial", device="cpu")
     trace = mct.Trace(lm, mct.load_task("names", lm, n=8, seed=3), "head_output")
     for layer, head in ((1, 2), (2, 1)):
-        place, label = lm.layers[layer].attention.c_proj, f"L{layer}H{head}"
+        label, before = f"L{layer}H{head}", hooks(lm)
         row = torch.tensor([trace.components.index(x) for x in trace.components.in_layer(layer)])
         one = trace.components.mask([label]).float()
-        for number, m in ((1, 0.0), (1, 1.0), (2, 0.3), (3, 0.7)):
-            found = float(function(lm, trace.examples[number], layer, head, m))
-            if place._forward_pre_hooks or place._forward_hooks:
-                place._forward_pre_hooks.clear()
-                place._forward_hooks.clear()
-                expect(False, "your hook is still there after the call, and the next run would be mixed too; remove it, or use `with`")
-            real, full = (float(trace.effects(x * one, examples=[number])[0]) for x in (m, 1.0))
-            all_heads = float(trace.effects(torch.zeros(len(one)).index_fill(0, row, m), examples=[number])[0])
-            turned = float(trace.effects((1 - m) * one, examples=[number])[0])
+        for at, m in ((1, 0.0), (1, 1.0), (2, 0.3), (3, 0.7)):
+            found = float(function(lm, trace.examples[at], layer, head, m))
+            no_hook_left(lm, before, "your hook is still there after the call, and the next run would be mixed too; remove it, or use `with`")
+            real, full = (float(trace.effects(x * one, examples=[at])[0]) for x in (m, 1.0))
+            all_heads = float(trace.effects(torch.zeros(len(one)).index_fill(0, row, m), examples=[at])[0])
+            turned = float(trace.effects((1 - m) * one, examples=[at])[0])
 
             def near(value):
                 return abs(found - value) < 1e-3 * max(1, abs(value))
@@ -113,9 +110,7 @@ def exercise_2(function) -> str:
         leaf, before = mask.clone().requires_grad_(), mask.clone()
         real = float(torch.autograd.grad(trace.effects(leaf).mean(), leaf)[0][i])
         found = function(trace, mask, i)
-        expect(isinstance(found, (int, float)) or getattr(found, "ndim", 1) == 0, f"return one number, not {type(found).__name__}; the mean is over "
-                                                                                 "the prompts")
-        found = float(found)
+        found = number(found, "one number; the mean is over the prompts")
         expect(torch.equal(mask, before), "your function has changed the mask that it was given; work on a copy")
 
         def near(value):
@@ -128,6 +123,10 @@ def exercise_2(function) -> str:
         expect(near(real) or not near(real / 2), said + "at the end of [0, 1] one side is cut off, and the two values lie one step apart, not two")
         expect(near(real) or not near(len(trace) * real), said + "take the mean over the prompts, not the sum")
         expect(near(real), said + "change entry i alone, by a small step to both sides")
+    i, mask = trace.components.index("L1H3"), start
+    wide, coarse = float(function(trace, mask.clone(), i, 0.4)), slope(trace, mask, i, 0.4)
+    expect(abs(wide - coarse) < 0.01 * abs(coarse), f"with a step of 0.4 the difference at {mask[i]:.2f} is {coarse:.2f}, you say {wide:.2f}; use the "
+                                                    "step that is given, to both sides, and no autograd")
     return "differences and autograd agree inside the cube and on its faces."
 
 
@@ -139,8 +138,7 @@ def exercise_3(function) -> str:
     wrong_way = np.array([[5.0, 5.0, 5.0, -3.0], [0.5, 0.4, 0.6, 0.5], [2.0, 2.0, 2.0, 1.0]])
     for effects in (lags, wrong_way, rng.normal(3, 2, (40, 16))):
         found, right = function(effects.copy()), best_two_ways(effects)
-        expect(isinstance(found, (tuple, list)) and len(found) == 2, f"return a pair of numbers, not {found!r}")
-        found = tuple(map(int, found))
+        found = tuple(map(int, pair(found, "a pair of numbers")))
         expect(found[0] == right[0], f"the largest mean effect is set {right[0]}'s, {effects[right[0]].mean():.2f} nats; you chose set {found[0]}")
         expect(found[1] == right[1] or found[1] != np.exp(-effects).mean(axis=1).argmax(), "1/(1 + rho) is a loss: the set with the smallest is best, "
                                                                                           "you took the largest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, number
 
 SIZE, SHARE = 5, 0.9
 
@@ -63,8 +63,7 @@ def exercise_1(function) -> str:
             mask = torch.as_tensor(run.trajectory[t])
             effects = trace.effects(mask)
             found, real = function(effects, mask, t, lambda1, lambda2), row["loss"]
-            expect(isinstance(found, (int, float)) or getattr(found, "ndim", 1) == 0, f"return one number, not {type(found).__name__}")
-            found, fit = float(found), float(torch.exp(-effects).mean())
+            found, fit = number(found), float(torch.exp(-effects).mean())
             grown = lambda1 * mask.sum() + lambda2 * (mask * (1 - mask)).sum()
 
             def near(value):
@@ -88,10 +87,9 @@ def exercise_2(function) -> str:
     """Tried on two tasks."""
     for task, seed in (("professions", 3), ("facts", 0)):
         trace = _trace(task, seed)
-        price = function(trace)
-        expect(isinstance(price, (int, float)) and not isinstance(price, bool), f"return one number, the lambda1, not {type(price).__name__}")
+        price = number(function(trace), "one number, the lambda1")
         expect(price >= 0, f"lambda1 = {price} would reward what it should charge for; give a number above 0")
-        size = mct.pgb(trace, transform="log", lambda1=float(price), progress=False).size
+        size = mct.pgb(trace, transform="log", lambda1=price, progress=False).size
         way = "a component must cost more: raise lambda1" if size > SIZE else "a component must cost less: lower lambda1"
         expect(size == SIZE, f"on {task} lambda1 = {price:.4g} keeps {size}; {way}, and look for it on each trace anew")
     return "five are kept on each of two tasks, each at a price of its own."
@@ -104,7 +102,9 @@ def exercise_3(function) -> str:
         trace = _trace(task)
         settings = function(trace)
         expect(isinstance(settings, dict), f"return a dict of settings such as dict(lr=0.05), not {settings!r}")
-        found = mct.pgb(trace, progress=False, **settings)
+        lists = [name for name, value in settings.items() if isinstance(value, (list, tuple))]
+        expect(not lists, f"give one value of {', '.join(lists)}, not several; the run that you mean is one run")
+        found = mct.pgb(trace, **{**settings, "progress": False})
         soft = found.history[-1]["relaxed_effect"]
         expect(found.size, f"on {task} nothing is kept yet, though the soft mask had {soft:.1f} nats; the slope of the fit is gone where the mask "
                            "starts, so look for a transform that keeps one")

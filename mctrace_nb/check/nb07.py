@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, pair
 
 
 def threshold_sweep(mask, effect_of):
@@ -71,8 +71,8 @@ def exercise_1(function) -> str:
             return len(chosen) ** 2 + 0.1 * len("".join(chosen) * ("a" in chosen))
 
         found, expected = function(dict(mask), effect_of), threshold_sweep(mask, effect_of)
-        expect(isinstance(found, list) and all(isinstance(f, tuple) and len(f) == 2 for f in found),
-               f"return a list of pairs (set, effect), not {found!r}")
+        expect(isinstance(found, list), f"return a list of pairs (set, effect), not {found!r}")
+        found = [pair(f, "a list of pairs (set, effect)") for f in found]
         sets = [set(chosen) for chosen, _ in found]
         seen = f"for the mask {mask} your sets have the sizes {[len(s) for s in sets]}, "
         expect(all(sets), seen + "but a threshold above every value keeps nothing, and nothing is no set to report")
@@ -87,6 +87,22 @@ def exercise_1(function) -> str:
         expect(np.allclose([e for _, e in found], [e for _, e in expected]), "the sets are right, their effects are not: ask effect_of for "
                                                                              "each whole set, since effects of members do not add up")
     return "every set that a threshold can cut is there once, with its effect, and entries of equal value stay together."
+
+
+class _Toy:
+    """Effects of pairs of five heads, made up so that the best swap of each round leads to a pair that is not the best of all."""
+
+    EFFECTS = {(0, 1): 1.0, (0, 2): 2.0, (1, 2): 3.0, (0, 3): 2.5, (3, 4): 10.0}
+
+    def __init__(self, order):
+        self.components = mct.Components(("head_output",), 1, {"head_output": 5})
+        self._by = {frozenset(order[i] for i in pair): value for pair, value in self.EFFECTS.items()}
+
+    def effects(self, masks):
+        """(R, 2), the same on both prompts; a set of labels is one mask."""
+        masks = torch.as_tensor(masks if isinstance(masks, torch.Tensor) else self.components.mask(masks))
+        rows = [self._by.get(frozenset(row.nonzero().flatten().tolist()), 0.0) for row in masks.reshape(-1, 5)]
+        return torch.tensor(rows)[:, None].expand(-1, 2).reshape(*masks.shape[:-1], 2)
 
 
 @graded
@@ -110,6 +126,13 @@ def exercise_2(function) -> str:
         expect(effects.max() <= effect + 1e-4,
                f"on {task} {', '.join(sorted(found))} has {effect:.2f} nats and one more swap gives {', '.join(swaps[int(effects.argmax())])} with "
                f"{effects.max():.2f}; go on until no swap helps, and try every member against every other component")
+    for order in ((0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (1, 3, 0, 4, 2)):
+        toy = _Toy(order)
+        start = [toy.components.labels[order[0]], toy.components.labels[order[1]]]
+        found, expected = set(function(toy, list(start))), repair(toy, start)
+        expect(found == expected, f"on made-up effects from {', '.join(start)} the largest swap of each round leads to {', '.join(sorted(expected))} and no "
+                                  f"further, you return {', '.join(sorted(found))}; a repair begins at the given set and makes the best swap each time, "
+                                  "it does not search anew")
     return "no swap is left that helps, on three tasks, and a set that was the best is left alone."
 
 
@@ -119,8 +142,7 @@ def exercise_3(function) -> str:
     lm, seeds = mct.load_model("tutorial"), (50, 51, 52)
     for task, budget in (("professions", 2), ("binding_operation", 2)):
         found = function(lm, task, budget, seeds)
-        expect(isinstance(found, tuple) and len(found) == 2, f"return a pair of numbers (mean, smallest), not {found!r}")
-        mean, smallest = map(float, found)
+        mean, smallest = map(float, pair(found, "a pair of numbers (mean, smallest)"))
         right, least = share_over_seeds(lm, task, budget, seeds)
         expect(0 <= smallest <= mean + 1e-9 <= 1 + 1e-6, f"a share of the optimum lies between 0 and 1 and the smallest is not above the mean, yours are "
                                                         f"{mean:.3f} and {smallest:.3f}; divide the effect found by the optimum on the same prompts")

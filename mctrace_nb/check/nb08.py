@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, pair
 from mctrace_nb.errors import InputError
 
 
@@ -36,15 +36,17 @@ def subject_restored(lm, task, noise_on):
 
 
 def move_and_keep(move, keep, most, limit):
-    """The labels of the best set of at most `most` components: the largest mean effect on one trace, with a limit on another.
+    """The labels of the best set of 1 to `most` components: the largest mean effect on one trace, with a limit on another.
 
     move, keep: traces with the same components. limit: how many nats the set may move a prompt of `keep` on average, in
-    either direction. Every set is tried.
+    either direction. Every set is tried; None if no set keeps the limit.
     """
     ### BEGIN SOLUTION
     sets = [s for size in range(1, most + 1) for s in combinations(range(len(move.components)), size)]
     masks = move.components.masks(sets)
     moved, kept = move.effects(masks).mean(-1), keep.effects(masks).abs().mean(-1)
+    if not (kept <= limit).any():
+        return None
     moved[kept > limit] = -torch.inf
     return [move.components.labels[i] for i in sets[int(moved.argmax())]]
     ### END SOLUTION
@@ -70,7 +72,7 @@ def exercise_1(function) -> str:
                              "normalise them with a softmax over the last dimension")
     expect(uniform > 0, f"for four equally likely tokens yours is {uniform:.2f}; an entropy is never negative, mind the minus sign")
     expect(abs(uniform - 2) > 1e-3, "for four equally likely tokens yours is 2, which is in bits; use the natural logarithm, 1.39 nats")
-    expect(torch.allclose(found, expected, atol=1e-4), f"for logits 1, 2, 3, 4 the entropy is {float(expected[1, 1]):.3f} nats, yours is "
+    expect(torch.allclose(found.to(expected), expected, atol=1e-4), f"for logits 1, 2, 3, 4 the entropy is {float(expected[1, 1]):.3f} nats, yours is "
                                                       f"{float(found[1, 1]):.3f}; all tokens count, not the likeliest alone")
     lm = mct.load_model("tutorial")
     for task in ("names", "professions"):
@@ -91,7 +93,7 @@ def exercise_2(function) -> str:
     for name, noise_on in (("professions", "all"), ("names", "all"), ("facts", "subject")):
         task = mct.load_task(name, lm, n=32, seed=5)
         found, expected = function(lm, task, noise_on), subject_restored(lm, task, noise_on)
-        expect(isinstance(found, tuple) and len(found) == 2, f"return a pair (layer, share), not {found!r}")
+        found = pair(found, "a pair (layer, share)")
         layer, share = int(found[0]), float(found[1])
         said = (f"on {name} with noise on {noise_on} yours are layer {layer} and a share of {share:.2f}, expected {expected[0]} and "
                 f"{expected[1]:.2f}; ")
@@ -115,9 +117,13 @@ def exercise_3(function) -> str:
     traces = {name: mct.Trace(lm, mct.load_task(name, lm, n=16, seed=8), "head_output")
               for name in ("names", "facts", "binding", "binding_operation")}
     for moved, kept, most, limit in (("binding_operation", "binding", 2, 0.5), ("facts", "names", 3, 0.1), ("facts", "binding", 2, 3.0),
-                                     ("facts", "names", 3, 100.0)):
+                                     ("facts", "names", 3, 100.0), ("facts", "names", 2, 0.0)):
         move, keep = traces[moved], traces[kept]
         found, expected = function(move, keep, most, limit), move_and_keep(move, keep, most, limit)
+        if expected is None:
+            expect(found is None, f"no set moves {kept} by nothing at all, so with a limit of 0 there is none to return, and you return {found!r}; "
+                                  "return None then")
+            continue
         expect(isinstance(found, (list, tuple, set, frozenset)) and len(found) and set(found) <= set(move.components.labels),
                f"return the labels of a set that is not empty, not {found!r}")
         found = sorted(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import drifting, expect, graded, pair
 from mctrace_nb.contract import check_contract
 
 
@@ -42,19 +42,6 @@ def fitting(config, limit):
 SOLUTIONS = (violations, fitting)
 
 
-def _drifting(lm):
-    """A model that says something else at every call: each call makes the embeddings a little larger."""
-    check_contract(lm)  # the kit looks once, while it is still sound
-    calls = []
-
-    def grow(module, args, output):
-        calls.append(None)
-        return output * (1 + 0.02 * len(calls))
-
-    lm.model.get_input_embeddings().register_forward_hook(grow)
-    return lm
-
-
 def _leaking(lm):
     """A model in which a token hears of the one before it by another way than attention, as in token-shift and convolutions."""
     check_contract(lm)
@@ -66,11 +53,10 @@ def _leaking(lm):
 @graded
 def exercise_1(function) -> str:
     """Tried on a sound model, on one where tokens hear of each other past attention, and on one that differs at every call."""
-    sound, leaking, drifting = (mct.random_model("llama", layers=3, seed=1) for _ in range(3))
+    sound, leaking, unsound = (mct.random_model("llama", layers=3, seed=1) for _ in range(3))
     task = mct.load_task("professions", sound, n=16, heldout=0)
     found = function(sound, task)
-    expect(isinstance(found, tuple) and len(found) == 2, f"return a pair of numbers, not {found!r}")
-    nothing, everything = map(float, found)
+    nothing, everything = map(float, pair(found, "a pair of numbers"))
     expect(nothing == 0, f"on a sound model the first number is 0 exactly, yours is {nothing:.3g}; a mask of zeros replaces nothing")
     expect(abs(everything) < 1e-4, f"on a sound model the second number is near 0, yours is {everything:.3g}; compare with the total "
                                    "effect, which is not zero, and replace attention and MLP blocks together")
@@ -79,7 +65,7 @@ def exercise_1(function) -> str:
                        "of zeros tells nothing about ways that no component is on")
     expect(abs(got - expected) < 1e-5, f"where tokens hear of each other past attention the largest deviation is {expected:.4f}, yours "
                                        f"is {got:.4f}; a mean lets deviations of opposite sign cancel, take the largest in size")
-    drifts = float(function(_drifting(drifting), task)[0])
+    drifts = float(function(drifting(unsound), task)[0])
     expect(drifts > 1e-4, f"a model that says something else at every call breaks the first contract, yours gives {drifts:.3g}; measure "
                           "what a mask of zeros does, do not take it for granted")
     return "a sound model passes; a leak past attention and a model that drifts are found."

@@ -1,0 +1,30 @@
+"""Right answers in other forms than the solutions': lists for tuples, arrays, numbers of NumPy and torch, other precision."""
+
+import numpy as np
+import torch
+
+from mctrace_nb.check import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb11
+
+
+def as_list(function):
+    return lambda *given: list(function(*given))
+
+
+def right_answers():
+    """(notebook, number of the exercise, function)."""
+    yield "nb01", 2, as_list(nb01.identities)
+    yield "nb02", 2, as_list(nb02.SOLUTIONS[1])
+    yield "nb03", 1, lambda *given: torch.tensor(nb03.SOLUTIONS[0](*given))
+    yield "nb03", 2, lambda trace: frozenset(nb03.SOLUTIONS[1](trace))
+    yield "nb04", 2, lambda *given: (found := nb04.SOLUTIONS[1](*given)) and list(found)
+    yield "nb05", 2, lambda *given: np.float64(nb05.slope(*given))
+    yield "nb05", 3, lambda effects: np.array(nb05.best_two_ways(effects))
+    yield "nb06", 2, lambda trace: torch.tensor(nb06.SOLUTIONS[1](trace))
+    yield "nb06", 2, lambda trace: np.float32(nb06.SOLUTIONS[1](trace))
+    yield "nb06", 3, lambda trace: {**nb06.SOLUTIONS[2](trace), "progress": False}
+    yield "nb07", 1, lambda *given: [list(found) for found in nb07.threshold_sweep(*given)]
+    yield "nb07", 2, lambda *given: sorted(nb07.repair(*given))
+    yield "nb07", 3, as_list(nb07.share_over_seeds)
+    yield "nb08", 1, lambda logits: nb08.entropy(logits.double())
+    yield "nb08", 2, as_list(nb08.subject_restored)
+    yield "nb11", 1, as_list(nb11.violations)
