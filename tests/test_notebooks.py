@@ -69,7 +69,8 @@ def test_a_lesson_has_all_its_parts(path):
     assert re.search(r"\| Time \| \d+ minutes .*\n\| Before \|.*\n\| Runs \|", first)
     assert "mct.preflight()" in code_cells(notebook)[0].source and re.search(r"^quick: bool = False  #", code_cells(notebook)[1].source, re.M)
     assert code.count("mct.widgets.Guess(") >= 1 and code.count(".beside(") == code.count("mct.widgets.Guess(")
-    assert re.search(r"mct\.widgets\.(?!Guess)[A-Z]\w+\(", code), "an explorer"
+    explorers = [c for c in code_cells(notebook) if re.search(r"mct\.widgets\.(?!Guess)[A-Z]\w+\(", c.source)]
+    assert explorers and all("image/png" in c.outputs[-1].get("data", {}) for c in explorers), "an explorer with its saved picture"
     exercises = [c for c in code_cells(notebook) if "exercise" in c.metadata.get("tags", [])]
     assert (1 if path.stem.startswith("00") else 2) <= len(exercises) <= 3 and all("NotImplementedError" in c.source for c in exercises)
     assert [c.metadata["tags"] for c in prose if c.metadata.get("tags") == ["solution"]] == [["solution"]] * len(exercises)

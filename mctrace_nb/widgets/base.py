@@ -122,7 +122,7 @@ class Explorer:
         if self._waiting:
             self._waiting.cancel()
             self._waiting = None
-        self.guess.value = f"{self.guesses[self._key]:g}" if self._key in self.guesses else ""
+        self.guess.value = f"{self.guesses[self._key]:.12g}" if self._key in self.guesses else ""
         if self.predict.value and self._key not in self.guesses:
             self.words.value, self.picture.value = f'<p role="status"><b>Predict:</b> {escape(self.asks)}</p>', ""
             return
