@@ -92,6 +92,10 @@ def test_a_course_names_what_has_not_decided(trace):
     between = [x for x, m in zip(trace.components.labels, last) if 0.1 < m < 0.9 and x not in run.components]
     said = mct.plots.trajectories(run, trace.components.labels).text
     assert 0 < len(between) <= 6 and "between 0.1 and 0.9 and not chosen" in said and all(x in said.split("not chosen: ")[1] for x in between)
+    assert "dropped" not in said
+    run = mct.pgb(trace, transform="log", progress=False)
+    once = [x for x, course in zip(trace.components.labels, run.trajectory.T) if course[1:].max() > 0.5 and x not in run.components]
+    assert once and f"once above one half and dropped: {', '.join(once)}" in mct.plots.trajectories(run, trace.components.labels).text
 
 
 def test_outcomes_stand_beside_the_best_of_their_size(trace):

@@ -80,7 +80,12 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     kept = [i for i in moving if labels[i] in chosen or i in between]
     for i, height in zip(kept, spread(path[-1, kept], 0.055, 1.02)):
         axis.annotate(f"({labels[i]})" if i in between else labels[i], ((len(path) - 1) * 1.015, height), fontsize=8, va="center",
-                      annotation_clip=False)
+                      annotation_clip=False, bbox={"fc": "white", "ec": "none", "pad": 0.5})
+    # One that was above one half after a step and is dropped: its name where it falls below.
+    turned = [i for i in moving if labels[i] not in chosen and i not in between and path[1:, i].max() > 0.5]
+    for i in turned if len(turned) <= 4 else []:
+        last = int(np.flatnonzero(path[:, i] > 0.5)[-1])
+        axis.annotate(labels[i], (last, path[last, i]), xytext=(5, 1), textcoords="offset points", fontsize=8, color="#666666", va="bottom")
     axis.axhline(0.5, color=INK, lw=0.8, ls="--")
     axis.set(ylabel="mask value", ylim=(-0.04, 1.04))
     epochs = [row["epoch"] for row in selection.history]
@@ -90,6 +95,7 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     below.legend(frameon=False, fontsize=8)
     undecided = f"; between 0.1 and 0.9 and not chosen: {', '.join(labels[i] for i in between)}" if between else ""
+    undecided += f"; once above one half and dropped: {', '.join(labels[i] for i in turned[:8])}" if turned else ""
     return Figure(canvas, f"Mask values over {len(path) - 1} epochs for {len(moving)} components; chosen: "
                           f"{', '.join(selection.components) or 'none'}{undecided}. Below, the penalties grow with the epoch.")
 
