@@ -18,7 +18,7 @@ from mctrace_nb.errors import InputError
 # The lessons; other notebooks are for analysts.
 LESSON = re.compile(r"(0\d|1[0-2])_\w+")
 _CHECK = re.compile(r"print\(mct\.check\.(nb\d\d)\.exercise_(\d)\((\w+)\)\)")
-_LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([\w./]*?)(\.\w+)\)")  # to other pages; what lies elsewhere in the project is not among them
+_LINK = re.compile(r"\[([^\]]+)\]\((?!http|#)([\w./]*?)(\.\w+)(?:#[\w-]*)?\)")  # to other pages; what lies elsewhere is not among them
 _GRADER = dict(schema_version=3, task=False)
 
 

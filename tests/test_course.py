@@ -133,7 +133,7 @@ def test_pages_show_every_figure_with_its_description_offline(html, scheme, tmp_
             ink, paper = page.evaluate("(() => { const s = getComputedStyle(document.body); return [s.color, s.backgroundColor] })()")
             assert contrast(ink, paper) >= 7 and page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path.name
             for link in page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)"):
-                assert link.startswith("http") or (html / "pages" / link.split("/")[-1].split("#")[0]).exists(), f"{path.name}: {link}"
+                assert link.startswith("http") or (html / "pages" / link.split("#")[0].split("/")[-1]).is_file(), f"{path.name}: {link}"
             assert [r for r in requests if not r.startswith(("file:", "data:"))] == [] and complaints == []
             page.close()
         browser.close()
