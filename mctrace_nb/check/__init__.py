@@ -18,6 +18,7 @@ from typing import Callable
 from mctrace_nb.contract import check_contract
 from mctrace_nb.errors import InputError
 
+ROUNDING = 1e-5  # nats that one prompt at a time may differ from all at once
 _REGION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.M | re.S)
 
 

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import drifting, expect, graded, hooks, no_hook_left, pair
+from mctrace_nb.check import ROUNDING, drifting, expect, graded, hooks, no_hook_left, pair
 
 
 def with_head_replaced(lm, base, counterfactual, layer, head):
@@ -127,7 +127,7 @@ def exercise_2(function) -> str:
     for kind in ("head_output", "mlp_output"):
         found = function(lm, task, kind)
         nothing, itself = map(float, pair(found, "a pair of numbers"))
-        expect(nothing == 0,
+        expect(nothing < ROUNDING,
                f"where nothing is replaced the effect is 0 exactly, yours is {nothing:.3g}; a mask of zeros keeps every component")
         expect(itself < 1e-4,
                f"where the counterfactual prompt is the base prompt the effect is 0, yours is {itself:.3g}; build another task in which "
