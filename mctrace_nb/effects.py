@@ -112,13 +112,16 @@ class Effects:
         """Completeness: everything outside the chosen set replaced. A complete set leaves nothing for the others to do."""
         return self.estimate(self.effects(1 - self.components.mask(chosen)))
 
+    def mediation_by_prompt(self, chosen) -> dict[str, torch.Tensor]:
+        """Total, direct, indirect effect and the remainder `TE - NDE - NIE` on each prompt, `(n,)` each."""
+        total, direct, indirect = self.total_effects(), self.effects(chosen, reverse=True), self.effects(chosen)
+        return dict(total=total, direct=direct, indirect=indirect, remainder=total - direct - indirect)
+
     def mediation(self, chosen):
-        """A frame of total, direct, indirect effect and the remainder `TE - NDE - NIE`, with intervals."""
+        """A frame of total, direct, indirect effect and the remainder, with intervals."""
         import pandas as pd
 
-        total, direct = self.total_effects(), self.effects(chosen, reverse=True)
-        indirect = self.effects(chosen)
-        rows = dict(total=total, direct=direct, indirect=indirect, remainder=total - direct - indirect)
+        rows = self.mediation_by_prompt(chosen)
         return pd.DataFrame([dict(effect=name, **vars(self.estimate(v))) for name, v in rows.items()]).set_index("effect")
 
     # --- singles and interactions ---

@@ -33,6 +33,14 @@ def named(term: Estimate, joint: float) -> str:
     return "synergy" if abs(joint) > abs(joint - term.mean) else "redundancy"
 
 
+def terms_of(effects: dict) -> dict:
+    """The Moebius term of each set of labels from the effects of all sets up to some size, `(n,)` each, smaller sets first."""
+    terms: dict = {}
+    for s, effect in effects.items():
+        terms[s] = effect - sum(terms[j] for order in range(1, len(s)) for j in combinations(s, order))
+    return terms
+
+
 @dataclass(frozen=True)
 class Explanation:
     """A set's joint effect by order. terms: the Moebius term of each of its subsets on each prompt, `(n,)`, by labels."""
@@ -126,10 +134,7 @@ def explain(trace: Effects, selection: Selection) -> Explanation:
     sets = [s for order in range(1, most + 1) for s in combinations(selection.components, order)]
     numbers = [[trace.components.index(name) for name in s] for s in sets]
     effects = np.concatenate([trace.effects(part).cpu().numpy() for part in trace.components.masks(numbers).split(4096)])
-    terms: dict[tuple[str, ...], np.ndarray] = {}
-    for s, effect in zip(sets, effects):  # smaller sets come first
-        terms[s] = effect - sum(terms[j] for order in range(1, len(s)) for j in combinations(s, order))
-    return Explanation(trace, selection, terms)
+    return Explanation(trace, selection, terms_of(dict(zip(sets, effects))))
 
 
 def missed(trace: Effects, best: Selection, greedy: Front, why: Explanation | None = None) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from functools import wraps
+from functools import lru_cache, wraps
 from importlib import import_module
 from typing import Callable
 
@@ -64,6 +64,15 @@ def no_hook_left(lm, before: int, misconception: str) -> None:
             module._forward_pre_hooks.clear()
             module._forward_hooks.clear()
         raise NotYet(f"{left} hook{'s' * (left > 1)} left on the model (taken away now): {misconception}")
+
+
+@lru_cache(16)
+def tutorial_trace(task: str, kind: str | tuple[str, ...] = "head_output", n: int = 16, seed: int = 0, **options):
+    """A trace of the tutorial model, on prompts that no lesson shows. options: those of `Trace`."""
+    import mctrace_nb as mct
+
+    lm = mct.load_model("tutorial", device="cpu")
+    return mct.Trace(lm, mct.load_task(task, lm, n=n, seed=seed), kind, **options)
 
 
 def drifting(lm):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-import mctrace_nb as mct
-from mctrace_nb.check import expect, graded
+from mctrace_nb.check import expect, graded, tutorial_trace
 
 
 def share_of_total(trace, labels):
@@ -22,17 +19,10 @@ def share_of_total(trace, labels):
 SOLUTIONS = (share_of_total,)
 
 
-@cache
-def _trace() -> mct.Trace:
-    """Another task than the lesson's, with effects that differ much from prompt to prompt."""
-    lm = mct.load_model("tutorial")
-    return mct.Trace(lm, mct.load_task("facts", lm, n=32, seed=3), "head_output")
-
-
 @graded
 def exercise_1(function) -> str:
     """Tried on sets of another task: one head, two heads that do more together than one at a time, and all heads."""
-    trace = _trace()
+    trace = tutorial_trace("facts", n=32, seed=3)
     for labels in (["L0H3", "L1H3"], ["L1H3"], trace.components.labels):
         found, expected = function(trace, labels), share_of_total(trace, labels)
         try:

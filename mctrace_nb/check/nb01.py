@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import ROUNDING, drifting, expect, graded, hooks, no_hook_left, pair
+from mctrace_nb.check import ROUNDING, drifting, expect, graded, hooks, no_hook_left, pair, tutorial_trace
 
 
 def with_head_replaced(lm, base, counterfactual, layer, head):
@@ -71,16 +69,10 @@ def count(config, kind):
 SOLUTIONS = (with_head_replaced, identities, count)
 
 
-@cache
-def _trace() -> mct.Trace:
-    lm = mct.load_model("tutorial", device="cpu")
-    return mct.Trace(lm, mct.load_task("names", lm, n=16, seed=5), "head_output")
-
-
 @graded
 def exercise_1(function) -> str:
     """Tried on heads and prompts that the lesson does not show, against a Trace."""
-    trace = _trace()
+    trace = tutorial_trace("names", seed=5)
     lm, before = trace.model, hooks(trace.model)
     for prompt, layer, head in ((2, 1, 2), (5, 0, 2), (1, 2, 1)):
         e, label = trace.examples[prompt], f"L{layer}H{head}"

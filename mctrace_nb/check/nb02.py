@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from itertools import combinations
 
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded, pair
+from mctrace_nb.check import expect, graded, pair, tutorial_trace
 
 
 def total_effect(lm, example):
@@ -65,17 +65,14 @@ def pair_with_remainder(trace, least):
 SOLUTIONS = (total_effect, direct_and_indirect, pair_with_remainder)
 
 
-@cache
-def _trace(task: str, metric: str = "log_odds", kind: str = "head_output") -> mct.Trace:
-    lm = mct.load_model("tutorial", device="cpu")
-    return mct.Trace(lm, mct.load_task(task, lm, n=32, seed=4), kind, metric=metric)
+_trace = partial(tutorial_trace, n=32, seed=4)
 
 
 @graded
 def exercise_1(function) -> str:
     """Tried on pairs of two other tasks."""
     for task in ("facts", "coreference"):
-        trace, prob = _trace(task), _trace(task, "prob")
+        trace, prob = _trace(task), _trace(task, metric="prob")
         for prompt in (0, 3):
             found, expected = float(function(trace.model, trace.examples[prompt])), float(trace.total_effects()[prompt])
             said = f"the total effect of a pair of {task!r} is {expected:.2f} nats, yours is {found:.2f}; "
@@ -121,7 +118,7 @@ def exercise_2(function) -> str:
 @graded
 def exercise_3(function) -> str:
     """Tried where the largest remainder is positive, where it is negative, and where there is none."""
-    for trace, least in ((_trace("binding_operation"), 0.9), (_trace("names", "log_prob"), 5.0), (_trace("coreference"), 1.0),
+    for trace, least in ((_trace("binding_operation"), 0.9), (_trace("names", metric="log_prob"), 5.0), (_trace("coreference"), 1.0),
                          (_trace("professions"), 0.8)):
         found, expected = function(trace, least), pair_with_remainder(trace, least)
         where = f"{trace.task.name!r}, {trace.metric.name}, least {least}: "

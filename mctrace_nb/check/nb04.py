@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded, pair
+from mctrace_nb.check import expect, graded, pair, tutorial_trace
 
 
 def greedy(trace, budget, direction):
@@ -54,9 +55,7 @@ def work(components, budget, prompts):
 SOLUTIONS = (greedy, first_failure, work)
 
 
-def _trace(task: str, kind: str | tuple[str, ...] = "head_output", seed: int = 31, **options) -> mct.Trace:
-    lm = mct.load_model("tutorial")
-    return mct.Trace(lm, mct.load_task(task, lm, n=16, seed=seed), kind, **options)
+_trace = partial(tutorial_trace, seed=31)
 
 
 @graded

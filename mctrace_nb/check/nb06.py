@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import mctrace_nb as mct
-from mctrace_nb.check import expect, graded, number
+from mctrace_nb.check import expect, graded, number, tutorial_trace
 
 SIZE, SHARE = 5, 0.9
 
@@ -48,9 +50,7 @@ def repair(trace):
 SOLUTIONS = (loss, price_of_five, repair)
 
 
-def _trace(task: str, seed: int = 3) -> mct.Trace:
-    lm = mct.load_model("tutorial", device="cpu")
-    return mct.Trace(lm, mct.load_task(task, lm, n=32, seed=seed), "head_output")
+_trace = partial(tutorial_trace, n=32, seed=3)
 
 
 @graded
@@ -86,7 +86,7 @@ def exercise_1(function) -> str:
 def exercise_2(function) -> str:
     """Tried on two tasks."""
     for task, seed in (("professions", 3), ("facts", 0)):
-        trace = _trace(task, seed)
+        trace = _trace(task, seed=seed)
         price = number(function(trace), "one number, the lambda1")
         expect(price >= 0, f"lambda1 = {price} would reward what it should charge for; give a number above 0")
         size = mct.pgb(trace, transform="log", lambda1=price, progress=False).size

@@ -37,8 +37,8 @@ def unit_of(label: str) -> int:
 
 def component_style(label: str) -> tuple[str, str | tuple]:
     """The colour and dash of a component, the same in all figures: the colour is its layer's, the dash its number's."""
-    layer, *unit = map(int, re.findall(r"\d+", label) or [0])  # a label of its own has no number
-    return _LAYERS[layer % len(_LAYERS)], _UNITS[unit[0] % len(_UNITS)] if unit else "-"
+    layer = int(([*re.findall(r"\d+", label), 0])[0])  # a label of its own has no number
+    return _LAYERS[layer % len(_LAYERS)], _UNITS[unit_of(label) % len(_UNITS)]
 
 
 class Figure:
@@ -74,36 +74,35 @@ AXES = {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK,
         "ytick.color": INK}
 
 
-def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
+def _axes(rows: int, columns: int, width: float, height: float, **more):
+    """A canvas in the one style with its axes, `(rows, columns)`."""
     with sns.axes_style("whitegrid", AXES):
         canvas = Canvas(figsize=(width, height), layout="constrained")
-        axes = canvas.subplots(rows, squeeze=False, **more)[:, 0]
-    for axis in axes:
+        axes = canvas.subplots(rows, columns, squeeze=False, **more)
+    for axis in axes.flat:
         sns.despine(ax=axis)
     return canvas, axes
+
+
+def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
+    """Axes one above the other."""
+    canvas, axes = _axes(rows, 1, width, height, **more)
+    return canvas, axes[:, 0]
 
 
 def panels(number: int, width: float = 3.4, height: float = 3.2, most: int = 3):
     """Axes side by side, at most three in a row."""
     columns, rows = min(number, most), -(-number // most)
-    with sns.axes_style("whitegrid", AXES):
-        canvas = Canvas(figsize=(width * columns + 0.6, height * rows), layout="constrained")
-        axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[number:]:
+    canvas, axes = _axes(rows, columns, width * columns + 0.6, height * rows)
+    for axis in axes.flat[number:]:
         axis.set_visible(False)
-    for axis in axes[:number]:
-        sns.despine(ax=axis)
-    return canvas, axes[:number]
+    return canvas, list(axes.flat[:number])
 
 
 def side_by_side(ratios: Sequence[float], width: float, height: float):
     """Axes beside each other whose widths have these ratios."""
-    with sns.axes_style("whitegrid", AXES):
-        canvas = Canvas(figsize=(width, height), layout="constrained")
-        axes = canvas.subplots(1, len(ratios), width_ratios=ratios)
-    for axis in axes:
-        sns.despine(ax=axis)
-    return canvas, axes
+    canvas, axes = _axes(1, len(ratios), width, height, width_ratios=ratios)
+    return canvas, axes[0]
 
 
 def spread(heights: Sequence[float], gap: float, high: float) -> list[float]:

@@ -128,14 +128,8 @@ class EffectBars(_OnPrompts):
         controls = dict(chosen=ipy.Text(written, description="set", continuous_update=False, placeholder="labels, such as L0H2, L0H3"),
                         prompt=slider("prompt (-1: all)", -1, -1, len(trace) - 1), metric=menu("metric", metrics))
         self._by = cache(lambda metric: trace if metric == trace.metric.name else trace.again(metric=METRICS[metric]))
-        self._measured = cache(self._parts)
+        self._measured = cache(lambda chosen, metric: self._by(metric).mediation_by_prompt(list(chosen)))
         super().__init__(trace, controls, self.measure, start)
-
-    def _parts(self, chosen: tuple[str, ...], metric: str) -> dict:
-        """Each part on each prompt, (n,)."""
-        trace = self._by(metric)
-        total, direct, indirect = trace.total_effects(), trace.effects(list(chosen), reverse=True), trace.effects(list(chosen))
-        return dict(total=total, direct=direct, indirect=indirect, remainder=total - direct - indirect)
 
     def measure(self, chosen: str, prompt: int, metric: str) -> tuple[str, Figure, float]:
         """Words on the parts, their picture, and the remainder."""

@@ -12,7 +12,7 @@ from mctrace_nb.compare import AUTO_SETS, NO_GRADIENT
 from mctrace_nb.cost import rows_of
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
-from mctrace_nb.explain import named
+from mctrace_nb.explain import named, terms_of
 from mctrace_nb.plots import Figure, joint, race
 from mctrace_nb.results import Front
 from mctrace_nb.search import METHODS, search
@@ -58,9 +58,7 @@ class InteractionExplorer(Explorer):
         sets = list(chain.from_iterable(combinations(chosen, size) for size in range(len(chosen) + 1)))
         numbers = [[self.trace.components.index(name) for name in s] for s in sets]
         found = dict(zip(sets, self.trace.effects(self.trace.components.masks(numbers)).double().cpu()))
-        terms = {}
-        for s in sets[1:]:  # smaller sets come first
-            terms[s] = found[s] - sum(terms[j] for size in range(1, len(s)) for j in combinations(s, size))
+        terms = terms_of({s: found[s] for s in sets[1:]})
         effects = {s: self.trace.estimate(values) for s, values in found.items()}
         whole = effects[sets[-1]]
         alone = sum(effects[s].mean for s in sets if len(s) == 1)
