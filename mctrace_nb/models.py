@@ -19,7 +19,7 @@ from transformers.utils import logging
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hub import check_folder, only_cached, reason
 from mctrace_nb.layout import LanguageModel, check_family, wrap_model
-from mctrace_nb.shipped import shipped
+from mctrace_nb.shipped import BUILT_IN, shipped
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -66,9 +66,11 @@ def _load_tokenizer(place, **where):
 
 def _find(name: str | os.PathLike, revision: str | None) -> tuple[str | Path, bool]:
     """Where a model is, and whether that is a local folder."""
-    if not Path(name).exists() and name != "tutorial" and get_close_matches(str(name), ["tutorial"], 1, 0.8):
-        raise InputError(f"unknown model {str(name)!r}; did you mean 'tutorial'?")
-    place = shipped("data/tutorial") if str(name) == "tutorial" else Path(name).expanduser()
+    built_in = str(name) in BUILT_IN
+    near = [] if built_in or Path(name).exists() else get_close_matches(str(name), BUILT_IN, 1, 0.8)
+    if near:
+        raise InputError(f"unknown model {str(name)!r}; did you mean {near[0]!r}?")
+    place = shipped(f"data/{name}") if built_in else Path(name).expanduser()
     local = place.is_dir() or str(name).startswith((".", "/", "~"))
     if local and revision is not None:
         raise InputError(f"revision={revision!r} is for models from the hub, {str(name)!r} is a local folder")
@@ -153,7 +155,7 @@ def random_model(family: str = "gpt2", layers: int = 2, heads: int = 4, width: i
 def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", device: str | None = None,
                revision: str | None = None, device_map: str | dict | None = None,
                offload_folder: str | os.PathLike | None = None, tokenizer=None) -> LanguageModel:
-    """Loads `"tutorial"`, a local folder in Hugging Face format, or a hub id; or takes a loaded model with its tokenizer.
+    """Loads `"tutorial"` or `"tutorial-2"`, a local folder in Hugging Face format, or a hub id; or takes a loaded model with its tokenizer.
 
     dtype: float32 (default), float64, bfloat16 or float16. device: e.g. "cpu", "cuda"; default the fastest there is.
     revision: a branch, tag or commit on the hub, of model and tokenizer. device_map: "auto" or a dict from modules to

@@ -15,6 +15,7 @@ from mctrace_nb.desiderata import Desiderata
 from mctrace_nb.effects import Effects
 from mctrace_nb.relax import Settings, evaluate_epochs, relax, settings_grid
 from mctrace_nb.search import search
+from mctrace_nb.shipped import BUILT_IN
 from mctrace_nb.tracing import Trace
 
 ABLATIONS = {"full": None, "no sparsity penalty": "sparsity", "no binary penalty": "binary", "no transform": "transform", "no schedule": "schedule"}
@@ -107,7 +108,7 @@ def sparsity_by_lambda1(trace: Trace, lambda1: Sequence[float], seeds: Sequence[
 
 def suited(model: str) -> dict[str, str]:
     """Tasks that suit a model, by what they are for: the tutorial's for its model, published data sets for any other."""
-    if model == "tutorial":
+    if model in BUILT_IN:
         return dict(tasks="professions,binding_operation", mlp_task="professions", fact_task="facts", move="binding", keep="binding_operation")
     return dict(tasks="winobias,winogender", mlp_task="vig_professions", fact_task="counterfact", move="variable_binding",
                 keep="variable_binding_operation")

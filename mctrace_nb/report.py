@@ -16,6 +16,7 @@ from mctrace_nb import plots
 from mctrace_nb.compare import Comparison
 from mctrace_nb.errors import InputError
 from mctrace_nb.results import Selection
+from mctrace_nb.shipped import BUILT_IN
 from mctrace_nb.stability import Stability
 from mctrace_nb.tracing import Trace
 from mctrace_nb.views import speech, sweep
@@ -211,7 +212,7 @@ def _written(summary) -> dict:
 def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
     """The report as one self-contained page: no request leaves it."""
     name = comparison.trace.model.name
-    model = "the tutorial model" if name == "tutorial" else Path(name).name if Path(name).is_absolute() else name
+    model = f"the tutorial model{name.removeprefix('tutorial')}" if name in BUILT_IN else Path(name).name if Path(name).is_absolute() else name
     environment = Environment(loader=PackageLoader("mctrace_nb", "templates"), autoescape=select_autoescape(["html"]))
     figures = [dict(name=p.name, heading=p.heading, reading=p.reading, alt=p.figure.text,
                     data=base64.b64encode(p.figure.png).decode()) for p in parts]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Iterable
 
 from mctrace_nb.errors import InputError, one_of
+from mctrace_nb.shipped import BUILT_IN, shipped
 from mctrace_nb.tasks import LOADERS, check_spec, is_file
 
 NOTEBOOK = "notebooks/analysis.ipynb"
@@ -35,7 +36,7 @@ def _absolute(value: str) -> str:
     if "," in value:
         return ",".join(_absolute(part.strip()) for part in value.split(","))
     path, colon, name = value.partition(":")
-    if path in ("tutorial", *LOADERS):
+    if path in (*BUILT_IN, *LOADERS):
         return value
     place = Path(path).expanduser()
     return str(place.resolve()) + colon + name if path and place.exists() else value
@@ -52,8 +53,6 @@ class AnalysisFailed(RuntimeError):
 def notebook_parameters() -> list[dict]:
     """The parameters of the analysis notebook: name, type, default, help. They are the options of `trace`."""
     from papermill import inspect_notebook
-
-    from mctrace_nb.shipped import shipped
 
     found = inspect_notebook(str(shipped(NOTEBOOK))).values()
     return [dict(name=p["name"], type=p["inferred_type_name"], default=ast.literal_eval(p["default"]), help=p["help"])
@@ -172,8 +171,6 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-
-    from mctrace_nb.shipped import shipped
 
     made_above = [p for p in out.parents if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)

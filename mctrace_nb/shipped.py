@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mctrace_nb.errors import InputError
 
+BUILT_IN = ("tutorial", "tutorial-2")  # models in `data/`: one recipe, trained from two seeds
+
 
 def shipped(path: str) -> Path:
     """A file of the project: beside the package in a checkout, inside it in an installed wheel.

@@ -12,7 +12,9 @@ import torch
 from conftest import ROOT
 
 from mctrace_nb import grammar
+from mctrace_nb.models import load_model
 from mctrace_nb.search import search
+from mctrace_nb.shipped import BUILT_IN
 from mctrace_nb.tasks import Task, load_task
 from mctrace_nb.tracing import Trace
 from mctrace_nb.tutorial import against_ceiling
@@ -71,8 +73,9 @@ def test_held_out_combinations_are_never_trained_on():
 
 # --- the model ---
 
-def test_model_is_small_and_its_card_is_true():
-    weights = (FOLDER / "model.safetensors").read_bytes()
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_model_is_small_and_its_card_is_true(name):
+    weights = (ROOT / "data" / name / "model.safetensors").read_bytes()
     assert len(weights) < 2_000_000
     card = (ROOT / "data" / "README.md").read_text()
     assert hashlib.sha256(weights).hexdigest() in card
@@ -88,9 +91,11 @@ def test_the_card_tells_what_the_searches_find(tutorial, task, kind, method):
     assert [float(x) for x in told.split("|")[:4]] == pytest.approx([s.effect for s in found.selections], abs=0.006)
 
 
-def test_model_meets_its_ceiling(tutorial):
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_model_meets_its_ceiling(name):
     """On held-out prompts: at least 95 % of the grammar's best answers, KL at most 0.05 nats."""
-    for row in against_ceiling(tutorial.model, tutorial.tokenizer, n=200, seed=11):
+    lm = load_model(name, device="cpu")
+    for row in against_ceiling(lm.model, lm.tokenizer, n=200, seed=11):
         assert row["agreement"] >= 0.95 and row["kl"] <= 0.05, row
 
 
@@ -100,9 +105,11 @@ def test_total_effects_are_positive(tutorial, task):
     assert Trace(tutorial, load_task(task, tutorial, 32), "attn_block").total_effect().low > 1
 
 
-def test_greedy_and_top_k_miss_the_optimum_somewhere(tutorial):
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_greedy_and_top_k_miss_the_optimum_somewhere(name):
     """Honest nonlinearity, on prompts of a seed that played no part in choosing the model."""
-    trace = Trace(tutorial, load_task(LESSON[0], tutorial, 64, seed=101), LESSON[1])
+    lm = load_model(name, device="cpu")
+    trace = Trace(lm, load_task(LESSON[0], lm, 64, seed=101), LESSON[1])
     fronts = {m: [s.effect for s in search(trace, m, budgets=range(1, 5), heldout=False).selections]
               for m in ("exhaustive", "greedy", "top-k")}
     share = {m: min(a / b for a, b in zip(fronts[m], fronts["exhaustive"])) for m in ("greedy", "top-k")}
