@@ -15,7 +15,7 @@ class _OneLine(argparse.ArgumentParser):
 
 def _analysis_options(command: str, description: str) -> tuple[_OneLine, dict]:
     """A parser with an option for each parameter of the analysis notebook, and those parameters by option."""
-    from mctrace_nb.run import notebook_parameters
+    from mctrace_nb.parameters import notebook_parameters
 
     parser = _OneLine(prog=f"mctrace_nb {command}", allow_abbrev=False, description=description)
     options_of = {f"--{p['name'].replace('_', '-')}": p for p in notebook_parameters() if p["name"] != "out"}
@@ -73,7 +73,7 @@ def _run_trace(argv: list[str]) -> int:
 
 def _estimate(argv: list[str]) -> int:
     from mctrace_nb.errors import InputError
-    from mctrace_nb.run import foresee
+    from mctrace_nb.parameters import foresee
 
     parser, options_of = _analysis_options("estimate", "What a trace with these options would cost; no weights are loaded.")
     try:

@@ -81,9 +81,9 @@ def position_map(trace, kind: str) -> plots.Figure:
     return plots.layer_by_token(found.by_role(), f"effect of {_spoken(kind)}", trace.metric.unit)
 
 
-def sections(comparison: Comparison, positions_of: str = "", sure: Stability | None = None) -> list[Section]:
+def sections(comparison: Comparison, positions_of: str = "", sure: Stability | None = None, tried=None) -> list[Section]:
     """The figures of a report, in reading order. positions_of: the kind of block for the layer x token picture, if any; sure: the search
-    repeated on draws of the prompts, if it was."""
+    repeated on draws of the prompts, if it was; tried: a frame of `outcomes` of a fine grid of settings, if there was one."""
     trace, unit = comparison.trace, comparison.trace.metric.unit
     drawn = comparison.front("random") is not None
     made = [
@@ -134,6 +134,10 @@ def sections(comparison: Comparison, positions_of: str = "", sure: Stability | N
             made.append(Section(f"trajectory_{method.replace('-', '_')}", f"How {method} got there",
                                 plots.trajectories(course, trace.components.labels),
                                 f"The relaxed mask under {how}, while the penalties rise. {end}"))
+    if tried is not None:
+        made.append(Section("fine", f"{len(tried)} settings of the relaxed search", plots.settings(tried, comparison.front("exhaustive"), unit),
+                            "The published method with every combination of the settings asked for, each to its last epoch: how many "
+                            "components it then keeps, and what they do. The table is fine.csv."))
     return made
 
 
@@ -239,11 +243,14 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
         quality=_written(comparison.summary()), exact=comparison.exact is not None, parameters=parameters, versions=versions())
 
 
-def write(out: str | Path, comparison: Comparison, parameters: dict | None = None, positions_of: str = "", sure: Stability | None = None) -> Path:
-    """Writes all files of a run into `out` (made if missing); returns the path of the report. positions_of, sure: see `sections`."""
+def write(out: str | Path, comparison: Comparison, parameters: dict | None = None, positions_of: str = "", sure: Stability | None = None,
+          tried=None) -> Path:
+    """Writes all files of a run into `out` (made if missing); returns the path of the report. positions_of, sure, tried: see `sections`."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    parameters, parts = dict(parameters or {}), sections(comparison, positions_of, sure)
+    parameters, parts = dict(parameters or {}), sections(comparison, positions_of, sure, tried)
+    if tried is not None:
+        tried.to_csv(out / "fine.csv", index=False)
     comparison.to_frame().to_csv(out / "front.csv", index=False)
     (out / "result.json").write_text(json.dumps(_plain(result(comparison, parameters)), indent=1, allow_nan=False) + "\n")
     for part in parts:

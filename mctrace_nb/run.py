@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -11,136 +10,22 @@ import time
 from pathlib import Path
 from typing import Iterable
 
-from mctrace_nb.errors import InputError, one_of
-from mctrace_nb.shipped import BUILT_IN, shipped
-from mctrace_nb.tasks import LOADERS, check_spec, is_file
+from mctrace_nb.errors import InputError
+from mctrace_nb.parameters import NOTEBOOK, validate
+from mctrace_nb.shipped import shipped
 
-NOTEBOOK = "notebooks/analysis.ipynb"
-OWN = (-1.0, "")  # of a setting: what the method has of its own
 MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
 QUIET = ["--log-level=ERROR"]  # kernels warn at every start about a transport that never leaves the machine
-
-
-def _whole(value) -> int:
-    if isinstance(value, bool) or int(value) != float(value):
-        raise ValueError(value)
-    return int(value)
-
-
-TYPES = {"int": _whole, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[str(text).lower()]}
-PATHS = ("model", "task", "keep", "metric", "data_dir", "earlier")  # parameters that may be paths
-
-
-def _absolute(value: str) -> str:
-    """Paths, separated by commas, as absolute ones; what has a name of its own or is not there keeps its form, also `path:name`."""
-    if "," in value:
-        return ",".join(_absolute(part.strip()) for part in value.split(","))
-    path, colon, name = value.partition(":")
-    if path in (*BUILT_IN, *LOADERS):
-        return value
-    place = Path(path).expanduser()
-    return str(place.resolve()) + colon + name if path and place.exists() else value
+START_SECONDS = 300  # a kernel that has not answered by then never will, however busy the machine
 
 
 class AnalysisFailed(RuntimeError):
-    """The notebook raised an error that is not bad input; `folder` holds what is left to look at."""
+    """A notebook did not come to its end. cell: the number of the code cell it stopped in, if known, and its source; name: of the error;
+    said: the error's own message; folder: what is left to look at, if anything is kept."""
 
-    def __init__(self, message: str, folder: Path):
+    def __init__(self, message: str, cell: int | None = None, source: str = "", name: str = "", said: str = ""):
         super().__init__(message)
-        self.folder = folder
-
-
-def notebook_parameters() -> list[dict]:
-    """The parameters of the analysis notebook: name, type, default, help. They are the options of `trace`."""
-    from papermill import inspect_notebook
-
-    found = inspect_notebook(str(shipped(NOTEBOOK))).values()
-    return [dict(name=p["name"], type=p["inferred_type_name"], default=ast.literal_eval(p["default"]), help=p["help"])
-            for p in found]
-
-
-def parameter_names() -> list[str]:
-    """The names of the analysis notebook's parameters."""
-    return [p["name"] for p in notebook_parameters()]
-
-
-def validate(parameters: dict) -> dict:
-    """The parameters with their types, those left out filled in.
-
-    Raises InputError for unknown names (the nearest is named), wrong types, and values that can be known to be wrong
-    before a model is loaded.
-    """
-    from mctrace_nb.compare import named_methods
-    from mctrace_nb.components import BLOCK_KINDS, KINDS
-    from mctrace_nb.metrics import ANSWER_RULES, get_metric
-    from mctrace_nb.models import DTYPES
-    from mctrace_nb.relax import Settings
-    from mctrace_nb.report import earlier
-    from mctrace_nb.results import SCORE
-    from mctrace_nb.rows import POSITIONS
-    from mctrace_nb.sides import CACHES, CORRUPTIONS, NOISE_ON
-
-    known = {p["name"]: p for p in notebook_parameters()}
-    for name in parameters:
-        one_of(name, known, "parameter")
-    values = {name: p["default"] for name, p in known.items()}
-    for name, value in parameters.items():
-        try:
-            values[name] = TYPES[known[name]["type"]](value)
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{name}={value!r} is not a valid {known[name]['type']}") from None
-    for name in PATHS:  # the notebook runs in a folder of its own
-        values[name] = _absolute(values[name])
-    specs = [values["task"], *filter(None, map(str.strip, values["keep"].split(",")))]
-    for spec in specs:
-        check_spec(spec)
-        if is_file(spec) and not Path(spec).is_file():
-            raise InputError(f"task file {spec!r} is not there; give the path of a .csv or .jsonl file, or a task by name")
-    if values["columns"] and not any(map(is_file, specs)):
-        raise InputError(f"columns={values['columns']!r} is for files, and {values['task']!r} is none; leave it out")
-    get_metric(values["metric"])
-    for name, allowed in (("positions", POSITIONS), ("corruption", CORRUPTIONS), ("answer_rule", ANSWER_RULES),
-                          ("noise_on", NOISE_ON), ("cache", CACHES), ("direction", SCORE), ("dtype", DTYPES),
-                          ("position_map", ("", *BLOCK_KINDS))):
-        one_of(values[name], allowed, name)
-    for kind in values["components"].split(","):
-        one_of(kind.strip(), KINDS, "kind of component")
-    for name, least in (("seed", 0), ("budget", 1), ("n", 0), ("epochs", 1), ("batch_size", 1), ("draws", 0)):
-        if values[name] < least:
-            raise InputError(f"{name}={values[name]} is out of range; give at least {least}")
-    if values["earlier"]:
-        earlier(values["earlier"])
-    if values["draws"] == 1:
-        raise InputError("draws=1 is out of range; agreement needs at least 2 draws of the prompts, or 0 for none")
-    if values["n"] == 1:
-        raise InputError("n=1 is out of range; a single prompt pair cannot be halved, give at least 2, or 0 for all there are")
-    named_methods(values["methods"], 1, [1])
-    Settings(**{name: values[name] for name in ("lambda1", "lambda2", "schedule", "lr", "rounding") if values[name] not in OWN})
-    return values
-
-
-def foresee(parameters: dict):
-    """The `Cost` of a run with these parameters: its real prompts are counted, but no weight is loaded.
-
-    Raises InputError as `validate` does, and for a model or task that cannot be found.
-    """
-    from mctrace_nb.compare import budgets_of, named_methods
-    from mctrace_nb.cost import estimate
-    from mctrace_nb.models import DTYPES, skeleton
-    from mctrace_nb.tasks import load_task
-
-    values = validate(parameters)
-    lm = skeleton(values["model"], DTYPES[values["dtype"]], tokenizer=True)
-    task = load_task(values["task"], lm, n=values["n"], seed=values["seed"], data_dir=values["data_dir"] or None,
-                     columns=values["columns"] or None, skip_bad_rows=values["skip_bad_rows"],
-                     aligned=values["positions"] != "last", chat=values["chat"])
-    kinds = values["components"].replace(" ", "").split(",")
-    n = len(lm.components(kinds))
-    budgets = budgets_of(values["budget"], n)
-    return estimate(lm, task, kinds, positions=values["positions"], corruption=values["corruption"],
-                    noise_on=values["noise_on"], methods=named_methods(values["methods"], n, budgets), budgets=budgets,
-                    epochs=values["epochs"], batch_size=values["batch_size"], cache=values["cache"],
-                    device=values["device"] or "cpu")
+        self.cell, self.source, self.name, self.said, self.folder = cell, source, name, said, None
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -154,7 +39,12 @@ def check_out(out: Path, force: bool) -> None:
             raise InputError(f"--out {out} holds files that are not of an earlier run; give another folder")
         if not force:
             raise InputError(f"--out {out} is not empty; use --force to replace it, or another folder")
-    above = next(p for p in out.parents if p.exists())
+    check_writable(out)
+
+
+def check_writable(out: Path) -> None:
+    """Raises InputError if a folder cannot be made there."""
+    above = next(p for p in (out, *out.parents) if p.exists())
     if not os.access(above, os.W_OK) or not above.is_dir():
         raise InputError(f"--out {out}: no permission to write in {above}; choose another folder")
 
@@ -168,31 +58,20 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
     out = Path(out).expanduser().resolve()
     check_out(out, force)
     values = validate(parameters)
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-
     made_above = [p for p in out.parents if not p.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"  # the kernel's bars would be saved into the notebook; papermill shows its own
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         try:
-            papermill.execute_notebook(str(shipped(NOTEBOOK)), str(part / "analysis.ipynb"),
-                                       parameters={**values, "out": "."}, cwd=str(part), progress_bar=progress,
-                                       kernel_name="python3", extra_arguments=QUIET)
-        except PapermillExecutionError as error:
-            if error.ename == "InputError":
-                raise InputError(error.evalue) from None
-            _leave_failure(part, error)
-            _place(part, out)
-            raise AnalysisFailed(f"cell {error.exec_count} failed with {error.ename}: {error.evalue}", out) from None
-        except DeadKernelError as error:
-            _leave_failure(part, error)
-            _place(part, out)
-            raise AnalysisFailed("the kernel died, most likely for want of memory; give a smaller n or model", out) from None
-        _place(part, out)
+            execute(shipped(NOTEBOOK), part / "analysis.ipynb", {**values, "out": "."}, progress=progress)
+        except AnalysisFailed as error:
+            if error.name == "InputError":
+                raise InputError(error.said) from None
+            leave_failure(part, error)
+            place(part, out)
+            error.folder = out
+            raise
+        place(part, out)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if not isinstance(error, AnalysisFailed):
@@ -200,30 +79,95 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
                 if folder.exists() and not any(folder.iterdir()):
                     folder.rmdir()
         raise
-    finally:
-        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.__setitem__("TQDM_DISABLE", before)
     return out / "report.html"
 
 
-def _leave_failure(part: Path, error) -> None:
-    """Keeps only the failed notebook and what went wrong."""
+def execute(notebook: str | Path, made: Path, parameters: dict, cell_seconds: float | None = None, progress: bool = False,
+            log: bool = False) -> None:
+    """Runs a notebook by papermill in the folder of `made`, which becomes the executed notebook.
+
+    log: to papermill's logger. Raises AnalysisFailed if a cell failed, took longer than `cell_seconds`, or raised an error where nobody was
+    told, as in a widget's callback; or if the kernel died.
+    """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"  # the kernel's bars would be saved into the notebook; papermill shows its own
+    try:
+        papermill.execute_notebook(str(notebook), str(made), parameters=parameters, cwd=str(made.parent), progress_bar=progress, log_output=log,
+                                   kernel_name="python3", start_timeout=START_SECONDS, execution_timeout=cell_seconds, extra_arguments=QUIET)
+    except PapermillExecutionError as error:
+        raise AnalysisFailed(f"cell {error.exec_count} failed with {error.ename}: {error.evalue}", error.exec_count, error.source,
+                             error.ename, error.evalue) from None
+    except CellTimeoutError:
+        cell, source = last_started(made)
+        raise AnalysisFailed(f"cell {cell} took longer than {cell_seconds / 60:g} minutes, the limit for a cell", cell, source,
+                             "CellTimeoutError") from None
+    except DeadKernelError:
+        cell, source = last_started(made)
+        raise AnalysisFailed(f"the kernel died in cell {cell}, most likely for want of memory; give a smaller n or model", cell, source,
+                             "DeadKernelError") from None
+    finally:
+        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.__setitem__("TQDM_DISABLE", before)
+    _finish(made)
+
+
+def last_started(made: Path) -> tuple[int | None, str]:
+    """Number among the code cells, and source, of the cell that was at work when a run ended; (None, "") if none or nothing readable."""
+    import nbformat
+
+    try:
+        cells = [c for c in nbformat.read(made, as_version=4).cells if c.cell_type == "code"]
+    except (OSError, ValueError, KeyError):
+        return None, ""
+    begun = [(i, c.source) for i, c in enumerate(cells, 1) if c.metadata.get("papermill", {}).get("start_time")]
+    return begun[-1] if begun else (None, "")
+
+
+def _finish(made: Path) -> None:
+    """Takes out of an executed notebook what belongs to the run's folder or to live widgets. Raises AnalysisFailed for an error that
+    was shown in a widget and stopped nothing."""
+    import nbformat
+
+    notebook = nbformat.read(made, as_version=4)
+    notebook.metadata.papermill.update(input_path=f"notebooks/{made.name}", output_path=made.name)  # not the temporary folder
+    states = notebook.metadata.pop("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    shown = [o for state in states.values() for o in state.get("state", {}).get("outputs", []) if o.get("output_type") == "error"]
+    nbformat.write(notebook, made)
+    if shown:
+        raise AnalysisFailed(f"a widget caught {shown[0]['ename']}: {shown[0]['evalue']}", name=shown[0]["ename"])
+
+
+def leave_failure(part: Path, error: AnalysisFailed, keep: Iterable[str] = ()) -> None:
+    """Keeps only the failed notebook, renamed, and what went wrong; and files named in `keep`."""
     for path in part.iterdir():
-        if path.name != "analysis.ipynb":
+        if path.suffix == ".ipynb" and not path.stem.endswith(".failed"):
+            path.rename(path.with_suffix(".failed.ipynb"))
+        elif path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in keep:
             path.unlink()
-    (part / "analysis.ipynb").rename(part / "analysis.failed.ipynb")
-    said = dict(cell=getattr(error, "exec_count", None), error=getattr(error, "ename", type(error).__name__),
-                message=getattr(error, "evalue", str(error)), source=getattr(error, "source", None))
+    said = dict(cell=error.cell, error=error.name, message=str(error), source=error.source)
     (part / "error.json").write_text(json.dumps(said, indent=1) + "\n")
 
 
-def _place(part: Path, out: Path) -> None:
-    """Moves a finished folder to its place, replacing what is there."""
-    import nbformat
+def _synced(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders, and keeps their names by itself
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
-    for path in part.glob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        notebook.metadata.papermill.update(input_path=NOTEBOOK, output_path=path.name)  # not the temporary folder
-        nbformat.write(notebook, path)
+
+def place(part: Path, out: Path) -> None:
+    """Moves a finished folder to its place, replacing what is there. Its files are on the disk before the name is."""
+    for path in (*part.rglob("*"), part):
+        _synced(path)
     part.chmod(0o755)  # temporary folders are private
     if out.exists():  # set aside first, so that there is never half a folder under the name
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "old"
@@ -232,6 +176,7 @@ def _place(part: Path, out: Path) -> None:
         shutil.rmtree(aside.parent)
     else:
         os.replace(part, out)
+    _synced(out.parent)
 
 
 def execute_notebooks(places: Iterable[str | Path]) -> list[Path]:

@@ -13,7 +13,8 @@ from conftest import ROOT
 
 from mctrace_nb.errors import InputError
 from mctrace_nb.results import COLUMNS
-from mctrace_nb.run import AnalysisFailed, analyse, notebook_parameters, parameter_names, validate
+from mctrace_nb.parameters import notebook_parameters, parameter_names, validate
+from mctrace_nb.run import AnalysisFailed, analyse
 
 FAST = ["--n", "8", "--budget", "2", "--methods", "exhaustive,greedy,pgb,pgb-published,random", "--epochs", "3", "--draws", "2"]
 
@@ -203,7 +204,7 @@ def test_failed_analysis_leaves_notebook_and_reason(cell, message, name, tmp_pat
     source = nbformat.read(ROOT / run.NOTEBOOK, as_version=4)
     source.cells[4].source = cell
     nbformat.write(source, tmp_path / "broken.ipynb")
-    monkeypatch.setattr("mctrace_nb.shipped.shipped", lambda path: tmp_path / "broken.ipynb")
+    monkeypatch.setattr("mctrace_nb.run.shipped", lambda path: tmp_path / "broken.ipynb")
     with pytest.raises(AnalysisFailed, match=message):
         analyse({"n": 8}, tmp_path / "out", progress=False)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"analysis.failed.ipynb", "error.json"}

@@ -287,7 +287,7 @@ def test_the_same_digits_farther_off_are_no_shift(tutorial):
 
 
 def test_a_folder_of_a_task_s_name_hides_nothing(tutorial, tmp_path, monkeypatch):
-    from mctrace_nb.run import validate
+    from mctrace_nb.parameters import validate
 
     (tmp_path / "professions").mkdir()
     (tmp_path / "winobias").mkdir()

@@ -5,13 +5,13 @@ from mctrace_nb.plots.effects import behaviours, heads, interactions, layer_by_t
 from mctrace_nb.plots.joint import joint, race
 from mctrace_nb.plots.landscape import along, landscape, slopes
 from mctrace_nb.plots.model import mediation, replaced
-from mctrace_nb.plots.paper import deviations, lines, referee, small_multiples, work_and_time
+from mctrace_nb.plots.paper import deviations, lines, referee, settings, small_multiples, work_and_time
 from mctrace_nb.plots.rounding import rounding
 from mctrace_nb.plots.sets import frequencies, front, orders, selection_map, trajectories
 
 __all__ = [
     "DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "canvas_of", "component_style", "Figure", "named",
     "behaviours", "heads", "interactions", "layer_by_token", "per_prompt", "preferences", "singles", "joint", "race", "along",
-    "landscape", "slopes", "mediation", "replaced", "deviations", "lines", "referee", "small_multiples", "work_and_time", "rounding",
+    "landscape", "slopes", "mediation", "replaced", "deviations", "lines", "referee", "settings", "small_multiples", "work_and_time", "rounding",
     "frequencies", "front", "orders", "selection_map", "trajectories",
 ]

@@ -124,3 +124,25 @@ def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str,
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     words = "; ".join(f"{name} from {np.asarray(ys)[0]:.2f} to {np.asarray(ys)[-1]:.2f}" for name, (_, ys) in curves.items() if len(ys))
     return Figure(canvas, f"{title + ': ' if title else ''}{y} against {x} for {len(curves)} curves: {words}.")
+
+
+def settings(outcomes, known: Front | None = None, unit: str = "nats") -> Figure:
+    """Every setting of a relaxed search as a dot, how many components it keeps and what they do; known: a front to compare with.
+
+    outcomes: a frame with `kept` and `rounded`, a row a setting (`mct.outcomes`).
+    """
+    canvas, (axis,) = canvas_of(6.8, 3.4)
+    if known:
+        axis.plot([s.size for s in known.selections], [s.effect for s in known.selections], color=STYLE[known.method][0], lw=2.2, label=named(known.method))
+    places = outcomes.groupby(["kept", outcomes["rounded"].round(6)]).size().reset_index(name="settings")
+    colour, marker = STYLE["pgb-published"]
+    axis.scatter(places["kept"], places["rounded"], s=24 + 10 * places["settings"], color=colour, marker=marker, edgecolor="white", zorder=3,
+                 label="one setting, or several (larger)")
+    axis.set(xlabel="components kept", ylabel=f"effect, {unit}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    best = outcomes.loc[outcomes["rounded"].idxmax()]
+    empty = int((outcomes["kept"] == 0).sum())
+    return Figure(canvas, f"Effect against components kept for {len(outcomes)} settings of the relaxed search: from {outcomes['kept'].min()} to "
+                          f"{outcomes['kept'].max()} components, the largest effect {best['rounded']:.2f} with {best['kept']}; {empty} settings keep nothing."
+                          + (f" The line is the front of {named(known.method)}." if known else ""))
