@@ -89,6 +89,12 @@ def _tutorial(argv: list[str]) -> int:
     return main(argv)
 
 
+def _sweep(argv: list[str]) -> int:
+    from mctrace_nb.study.command import main
+
+    return main(argv)
+
+
 def _bench(argv: list[str]) -> int:
     from mctrace_nb.bench import main
 
@@ -148,6 +154,7 @@ def _tasks(argv: list[str]) -> int:
 
 COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
             "estimate": (_estimate, "what a trace would cost in time and memory, before it is started"),
+            "sweep": (_sweep, "a study: many traces, in parallel, that may be stopped and go on"),
             "bench": (_bench, "measure speed and quality, write bench.json"),
             "notebooks": (_notebooks, "execute all notebooks and save their outputs"),
             "course": (_course, "student copies, slides, or pages of the notebooks"),

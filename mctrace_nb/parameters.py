@@ -28,9 +28,9 @@ TYPES = {"int": _whole, "float": float, "str": str, "bool": lambda text: {"true"
 
 
 @cache
-def _declared(notebook: str) -> tuple[tuple, ...]:
+def _declared(notebook: Path, changed: int) -> tuple[tuple, ...]:
     """Name, type, default and help of each line of the parameters cell. (papermill's own reader leaves out lines that it cannot parse.)"""
-    cells = [c for c in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    cells = [c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if "parameters" in c["metadata"].get("tags", [])]
     found = []
     for cell in cells[:1]:
         source = "".join(cell["source"])
@@ -48,12 +48,12 @@ def notebook_parameters(notebook: str | Path | None = None) -> list[dict]:
 
     Raises InputError for a notebook without a cell of parameters, or with a line there that is no plain parameter.
     """
-    place = str(notebook or shipped(NOTEBOOK))
+    place = Path(notebook or shipped(NOTEBOOK))
     form = "write a cell tagged 'parameters' with lines such as: n: int = 64  # prompt pairs"
     try:
-        found = _declared(place)
+        found = _declared(place, place.stat().st_mtime_ns)
     except OSError as error:
-        raise InputError(f"notebook {place!r} cannot be read ({error.strerror}); give the path of an .ipynb file") from None
+        raise InputError(f"notebook {str(place)!r} cannot be read ({error.strerror}); give the path of an .ipynb file") from None
     except (ValueError, SyntaxError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{place} is no notebook with plain parameters ({str(error).splitlines()[0]}); {form}") from None
     odd = [name for name, kind, *_ in found if kind not in TYPES]

@@ -97,7 +97,7 @@ def execute(notebook: str | Path, made: Path, parameters: dict, cell_seconds: fl
     os.environ["TQDM_DISABLE"] = "1"  # the kernel's bars would be saved into the notebook; papermill shows its own
     try:
         papermill.execute_notebook(str(notebook), str(made), parameters=parameters, cwd=str(made.parent), progress_bar=progress, log_output=log,
-                                   kernel_name="python3", start_timeout=START_SECONDS, execution_timeout=cell_seconds, extra_arguments=QUIET)
+                                   kernel_name="python3", language="python", start_timeout=START_SECONDS, execution_timeout=cell_seconds, extra_arguments=QUIET)
     except PapermillExecutionError as error:
         raise AnalysisFailed(f"cell {error.exec_count} failed with {error.ename}: {error.evalue}", error.exec_count, error.source,
                              error.ename, error.evalue) from None
@@ -153,7 +153,7 @@ def leave_failure(part: Path, error: AnalysisFailed, keep: Iterable[str] = ()) -
     (part / "error.json").write_text(json.dumps(said, indent=1) + "\n")
 
 
-def _synced(path: Path) -> None:
+def synced(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name == "nt":  # Windows cannot open folders, and keeps their names by itself
         return
@@ -167,7 +167,7 @@ def _synced(path: Path) -> None:
 def place(part: Path, out: Path) -> None:
     """Moves a finished folder to its place, replacing what is there. Its files are on the disk before the name is."""
     for path in (*part.rglob("*"), part):
-        _synced(path)
+        synced(path)
     part.chmod(0o755)  # temporary folders are private
     if out.exists():  # set aside first, so that there is never half a folder under the name
         aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)) / "old"
@@ -176,7 +176,7 @@ def place(part: Path, out: Path) -> None:
         shutil.rmtree(aside.parent)
     else:
         os.replace(part, out)
-    _synced(out.parent)
+    synced(out.parent)
 
 
 def execute_notebooks(places: Iterable[str | Path]) -> list[Path]:
