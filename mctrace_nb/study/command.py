@@ -7,6 +7,7 @@ import json
 import shlex
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from mctrace_nb.errors import InputError, one_of
@@ -88,10 +89,10 @@ def _sweep(given: argparse.Namespace) -> int:
 
     again = f"go on with: python -m mctrace_nb sweep {shlex.quote(given.grid)} --out {shlex.quote(given.out)}"
     grid = read(given.grid)
-    executor = dask_executor(given.dask) if given.dask else None
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a terminated sweep ends like an interrupted one
     try:
-        swept = sweep(grid, given.out, given.workers, executor, given.retry_failed, given.fail_fast, given.memory)
+        with dask_executor(given.dask) if given.dask else nullcontext() as executor:
+            swept = sweep(grid, given.out, given.workers, executor, given.retry_failed, given.fail_fast, given.memory)
     except KeyboardInterrupt:
         print(f"mctrace_nb sweep: interrupted; finished runs are kept, {again}", file=sys.stderr)
         return 130

@@ -7,12 +7,12 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Iterator
 
 from mctrace_nb.errors import InputError
 from mctrace_nb.parameters import NOTEBOOK
@@ -105,17 +105,20 @@ def fetch_models(runs: Iterable[Run]) -> None:
                 snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
 
 
-def dask_executor(address: str) -> Executor:
-    """An executor on the workers of a Dask scheduler. Raises InputError if there is none, or Dask is not installed."""
+@contextmanager
+def dask_executor(address: str, seconds: float = 20) -> Iterator[Executor]:
+    """An executor on the workers of a Dask scheduler. Raises InputError if none answers in so many seconds, or Dask is not installed."""
     try:
         from distributed import Client
     except ImportError:
         raise InputError("--dask needs the package distributed; run pip install 'mctrace_nb[cluster]'") from None
     try:
-        return Client(address, timeout=20).get_executor(pure=False)
+        client = Client(address, timeout=seconds)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(f"no Dask scheduler answers at {address!r} ({str(error).splitlines()[0]}); start one with `dask scheduler`, and give the "
                          "address that it prints") from None
+    with client:
+        yield client.get_executor(pure=False)
 
 
 def workers_of(given: int | None) -> int:

@@ -175,7 +175,8 @@ def _kill(processes: list[psutil.Process]) -> None:
 def alive(order: dict) -> bool:
     """Whether whoever wrote an order on this machine is still there."""
     try:
-        return psutil.Process(order["pid"]).create_time() == order["created"]
+        process = psutil.Process(order["pid"])
+        return process.create_time() == order["created"] and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
