@@ -88,41 +88,46 @@ def _groups(frame: pd.DataFrame, by: list[str]):
     return frame.groupby(by, sort=False, dropna=False) if by else [((), frame)]
 
 
-def _inside(study, *without: str) -> list[str]:
+def inside(study, *without: str) -> list[str]:
     """The columns of `fronts` that hold the axes, without some of them."""
     return ["reported_budget" if a == "budget" else a for a in study.axes if a not in without]
+
+
+def over_seeds(study, rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Agreement among some rows of `fronts` that are alike in the columns `by`; see `stability`. Those that stand alone are left out."""
+    found, candidates = [], study.runs["candidates"]
+    for key, group in _groups(rows, by):
+        if len(group) > 1:
+            drawn, held = list(zip(group[SEED], map(labels_of, group["set"]))), group["effect_heldout"]
+            sets, none = [s for _, s in drawn], float("nan")
+            some = any(sets)  # to choose nothing again and again is no agreement
+            found.append({**dict(zip(by, key)), "seeds": len(group), "jaccard": within(drawn, jaccard) if some else none,
+                          "by_chance": by_chance(int(candidates[group["run"].iloc[0]]), _sizes(sets)) if some else none,
+                          "same": within(drawn, lambda a, b: float(a == b)) if some else none, "chosen": share_chosen(sets),
+                          "effect_heldout": held.mean(), "lowest": held.min(), "highest": held.max()})
+    return pd.DataFrame(found)
 
 
 def stability(study, budget: int | None = None, method: str | None = None) -> pd.DataFrame:
     """A row for each combination of the other axes, method and budget, over runs that differ in the seed alone.
 
     `seeds`: how many runs; `jaccard`: mean over pairs of them, `by_chance`: for two random sets of their mean size, `same`: share of
-    pairs with the very same set, `chosen`: a dict of each component's share of the runs, most often first; `effect_heldout`: mean,
-    `lowest` and `highest` over the runs. budget, method: by default all. Raises InputError where no two runs differ in the seed alone.
+    pairs with the very same set (all nan where nothing was ever chosen), `chosen`: a dict of each component's share of the runs, most
+    often first; `effect_heldout`: mean, `lowest` and `highest` over the runs. budget, method: by default all. Raises InputError where no two runs differ in the seed alone.
     """
-    if SEED not in study.axes or not len(study.fronts):
+    if SEED not in study.axes:
         raise InputError(f"the axes of this study are {', '.join(study.axes) or 'none'}, and agreement over draws of the prompts needs "
-                         "finished runs that differ in the seed; give `seed: [0, 1, 2]` in the grid")
-    fronts = study.fronts
+                         "several seeds; give `seed: [0, 1, 2]` in the grid")
+    rows = study.fronts
     if method:
-        fronts = fronts[fronts["method"] == one_of(method, dict.fromkeys(fronts["method"]), "method")]
+        rows = rows[rows["method"] == one_of(method, dict.fromkeys(rows["method"]), "method")]
     if budget is not None:
-        fronts = fronts[fronts["budget"] == budget]
-    by, candidates = [*_inside(study, SEED), "method", "budget"], study.runs["candidates"]
-    rows = []
-    for key, group in _groups(fronts, by):
-        if len(group) < 2:
-            continue
-        drawn, sets = list(zip(group[SEED], map(labels_of, group["set"]))), [labels_of(s) for s in group["set"]]
-        held = group["effect_heldout"]
-        rows.append({**dict(zip(by, key)), "seeds": len(group), "jaccard": within(drawn, jaccard),
-                     "by_chance": by_chance(int(candidates[group["run"].iloc[0]]), _sizes(sets)),
-                     "same": within(drawn, lambda a, b: float(a == b)), "chosen": share_chosen(sets),
-                     "effect_heldout": held.mean(), "lowest": held.min(), "highest": held.max()})
-    if not rows:
+        rows = rows[rows["budget"] == budget]
+    found = over_seeds(study, rows, [*inside(study, SEED), "method", "budget"])
+    if found.empty:
         raise InputError(f"no two finished runs differ in the seed alone{f' and have a set of budget {budget}' * (budget is not None)}; "
                          "give more seeds in the grid, or another budget")
-    return pd.DataFrame(rows)
+    return found
 
 
 def _form(runs: pd.DataFrame) -> set:
@@ -175,7 +180,7 @@ def between(study, axis: str = "model", budget: int | None = None, method: str |
                          f"two, such as {', '.join(study.others(SEED, axis)) or 'model in a larger grid'}")
     found, area, runs, rows = study.chosen(budget, method), areas(study), study.runs, []
     found = found.assign(labels=found["set"].map(labels_of))
-    rest, column = _inside(study, SEED, axis), _inside(study, *(a for a in study.axes if a != axis))[0]
+    rest, column = inside(study, SEED, axis), inside(study, *(a for a in study.axes if a != axis))[0]
     draw = found[SEED] if SEED in found else pd.Series(0, index=found.index)
     for key, group in _groups(found, rest):
         sides = {value: side for value, side in group.groupby(column, sort=False)}
