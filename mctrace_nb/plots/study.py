@@ -95,7 +95,7 @@ def study_fronts(study, rows: str = "", columns: str = "", methods: Sequence[str
         axes[y, 0].margins(y=0.18)
     for axis in axes[-1]:
         axis.set_xlabel("budget", fontsize=8)
-    left_out = [f"{len(s)} of {len(e)} {', '.join(which) or 'rows'}" for s, e, which in zip(shown, every, (down, across)) if len(s) < len(e)]
+    left_out = [f"{len(s)} of {len(e)} values of {', '.join(which)}" for s, e, which in zip(shown, every, (down, across)) if len(s) < len(e)]
     title = f"the first {' and '.join(left_out)}; study.only(...) chooses others" if left_out else ""
     canvas.suptitle(title, fontsize=9)
     handles = {text: h for axis in axes.flat for h, text in zip(*axis.get_legend_handles_labels())}
@@ -171,7 +171,9 @@ def study_changes(table) -> Figure:
     share of the total effect that the sets carry, with intervals."""
     axes = list(table.columns[:list(table.columns).index("one")])
     pairs = len(table[["one", "other"]].drop_duplicates()) > 1
-    table = table.assign(label=_labels(table, [*_varying(table, axes), *["one", "other"] * pairs])).reset_index(drop=True)
+    table = table.assign(label=_labels(table, _varying(table, axes))).reset_index(drop=True)
+    if pairs:
+        table["label"] += [f": {_short(one)} / {_short(other)}" for one, other in zip(table["one"], table["other"])]
     rows, title = _capped(table, (table["control"] - table["jaccard"]).fillna(-2))
     sides = [_short(table[s].iloc[0]) if not pairs else text for s, text in (("one", "the first named"), ("other", "the second named"))]
     canvas, panels = side_by_side([1, 1, 1], 11, 0.42 * len(rows) + 1.9)

@@ -17,11 +17,13 @@ import pandas as pd
 
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.results import COLUMNS, SCORE
+from mctrace_nb.shipped import shipped
 
 NOTEBOOKS = {"done": "analysis.ipynb", "failed": "analysis.failed.ipynb"}
 # What is read of a run's result.json: an excerpt keeps no more.
 READ = ("model", "kinds", "components", "unit", "direction", "budget", "total_effect", "evidence", "selection")
 CONTROL = "random"  # a method that is a control and no finding
+TYPES = {"method": str, "components": str, **dict.fromkeys(("effect", "best_up_to", "effect_heldout", "ci_low", "ci_high", "seconds"), float)}
 SAME = 1e-5  # of an effect, or nats: what passes for rounding
 
 
@@ -68,13 +70,13 @@ class Study:
     def only(self, **values) -> "Study":
         """The part of the study in which each named axis has the given value, or one of a list of them.
 
-        Raises InputError for an axis or a value that there is not.
+        Values may be given as text. Raises InputError for an axis or a value that there is not.
         """
         kept = pd.Series(True, index=self.runs.index)
         for axis, wanted in values.items():
-            there = list(dict.fromkeys(self.runs[one_of(axis, self.axes, "axis")]))
-            wanted = [one_of(v, there, axis) for v in (wanted if isinstance(wanted, (list, tuple)) else [wanted])]
-            kept &= self.runs[axis].isin(wanted)
+            there = self.runs[one_of(axis, self.axes, "axis")].astype(str)
+            wanted = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+            kept &= there.isin([one_of(str(v), dict.fromkeys(there), axis) for v in wanted])
         return Study(self.folder, self.axes, self.runs[kept], self.fronts[self.fronts["run"].isin(self.runs.index[kept])], self.code)
 
     def failures(self) -> pd.DataFrame:
@@ -158,7 +160,7 @@ def _load(path: Path, need: tuple[str, ...]) -> dict:
 def _front(path: Path) -> pd.DataFrame:
     """A front.csv; ValueError says in one line what is wrong with it."""
     try:
-        front = pd.read_csv(path, keep_default_na=True, dtype={"method": str, "components": str}).fillna({"components": ""})
+        front = pd.read_csv(path, dtype=TYPES).fillna({"components": ""})
         lacking = [c for c in COLUMNS if c not in front]
         whole = not lacking and len(front) and not front[["method", "budget", "size", "effect"]].isna().any(axis=None)
         if not whole or any(len(s.split(";")) * bool(s) != n for s, n in zip(front["components"], front["size"])):
@@ -208,13 +210,13 @@ def _run(folder: Path) -> tuple[dict, pd.DataFrame | None]:
     return row | dict(notebook=f"runs/{folder.name}/{notebook}" if notebook else ""), front
 
 
-def read(folder: str | Path) -> Study:
-    """The study of a folder.
+def read(folder: str | Path = "") -> Study:
+    """The study of a folder; without one, the example that comes with the kit.
 
     Runs without a folder are missing; a run of which a file is damaged counts as failed, and its reason names the file. Raises
     InputError if the folder is no study.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser() if folder else shipped("data/study")
     if not folder.is_dir():
         raise InputError(f"the folder of a study {str(folder)!r} is not there; give what `sweep grid.yaml --out` made")
     try:
