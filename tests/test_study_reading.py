@@ -90,6 +90,7 @@ def test_what_the_notebook_says_of_the_example(example):
     for task in ("professions", "binding_operation"):
         pattern = at[2].loc[(task, "head_pattern")]
         assert pattern["layers"] == pytest.approx(pattern["layers_control"]) and max(pattern["share_one"], pattern["share_other"]) < 0.2
+        assert at[1].loc[(task, "head_pattern"), "layers"] == at[1].loc[(task, "head_pattern"), "layers_control"]
     assert 0.45 < at[4]["layers_by_chance"].iloc[0] < 0.6
 
 

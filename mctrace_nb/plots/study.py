@@ -65,9 +65,9 @@ def study_fronts(study, rows: str = "", columns: str = "", methods: Sequence[str
     `study.only(task=...)` chooses others. Raises InputError for an axis that is not there, or one that varies and is in neither.
     """
     vary = study.others("seed")
-    named_axes = {name: [one_of(a.strip(), study.axes, "axis") for a in text.split(",") if a.strip()] for name, text in (("rows", rows), ("columns", columns))}
-    across = named_axes["columns"] or [a for a in ("model", *vary, *study.axes) if a in study.axes and a not in named_axes["rows"] + ["seed"]][:1]
-    down = named_axes["rows"] or [a for a in vary if a not in across]
+    down, across = ([one_of(a.strip(), study.axes, "axis") for a in text.split(",") if a.strip()] for text in (rows, columns))
+    across = across or [a for a in ("model", *vary, *study.axes) if a in study.axes and a not in (*down, "seed")][:1]
+    down = down or [a for a in vary if a not in across]
     lost = [a for a in vary if a not in across + down]
     if lost or not len(study.done):
         raise InputError(f"{', '.join(lost)} varies too: put it into rows or columns, or choose one value with study.only({lost[0]}=...)" if lost else
@@ -101,7 +101,8 @@ def study_fronts(study, rows: str = "", columns: str = "", methods: Sequence[str
     handles = {text: h for axis in axes.flat for h, text in zip(*axis.get_legend_handles_labels())}
     canvas.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=min(4, len(handles)))
     more = f"; and {len(told) - 8} more panels" * (len(told) > 8)
-    return Figure(canvas, f"Effect against budget in {len(told)} panels{f' ({title})' * bool(title)}, at the largest budget: {'; '.join(told[:8])}{more}.")
+    return Figure(canvas, f"Effect against budget in {len(told)} panels{f' ({title})' * bool(title)}, at the largest budget: "
+                          f"{'; '.join(told[:8])}{more}.")
 
 
 def _capped(frame, worst) -> tuple[object, str]:
@@ -154,9 +155,9 @@ def study_stability(table, method: str = "", budget: int = 0) -> Figure:
                   loc="outside lower center", ncols=4)
     means = at.groupby("method", sort=False)["jaccard"].mean()
     least = rows.loc[rows["jaccard"].idxmin()]
-    return Figure(canvas, f"Mean Jaccard index between draws of the prompts at budget {budget}, {len(labels)} rows{f' ({title})' * bool(title)}. On average: "
-                          f"{', '.join(f'{named(m)} {v:.2f}' for m, v in means.items())}; two random sets {at['by_chance'].mean():.2f}. {named(method)} agrees least "
-                          f"in {least['label'] or 'the one row'} ({least['jaccard']:.2f}). Beside it, how often {named(method)} chose each component.")
+    return Figure(canvas, f"Mean Jaccard index between draws of the prompts at budget {budget}, {len(labels)} rows{f' ({title})' * bool(title)}. "
+                          f"On average: {', '.join(f'{named(m)} {v:.2f}' for m, v in means.items())}; two random sets "
+                          f"{at['by_chance'].mean():.2f}. {named(method)} agrees least in {least['label'] or 'the one row'} ({least['jaccard']:.2f}). Beside it, how often {named(method)} chose each component.")
 
 
 def _place(label: str) -> tuple:
@@ -205,5 +206,5 @@ def study_changes(table) -> Figure:
     alike, mean = table[table["comparable"]], table.mean(numeric_only=True)
     said = (f"components agree by {mean['jaccard']:.2f} (control {mean['control']:.2f}, random sets {mean['by_chance']:.2f}), by layers alone "
             f"{mean['layers']:.2f} (control {mean['layers_control']:.2f}, random sets {mean['layers_by_chance']:.2f})") if len(alike) else "labels do not match"
-    return Figure(canvas, f"{len(table)} comparisons{f' ({title})' * bool(title)}, Jaccard indices on average: {said}. Share of the total effect: {sides[0]} {mean['share_one']:.0%}, "
-                          f"{sides[1]} {mean['share_other']:.0%}.")
+    return Figure(canvas, f"{len(table)} comparisons{f' ({title})' * bool(title)}, Jaccard indices on average: {said}. "
+                          f"Share of the total effect: {sides[0]} {mean['share_one']:.0%}, {sides[1]} {mean['share_other']:.0%}.")

@@ -113,7 +113,8 @@ def stability(study, budget: int | None = None, method: str | None = None) -> pd
 
     `seeds`: how many runs; `jaccard`: mean over pairs of them, `by_chance`: for two random sets of their mean size, `same`: share of
     pairs with the very same set (all nan where nothing was ever chosen), `chosen`: a dict of each component's share of the runs, most
-    often first; `effect_heldout`: mean, `lowest` and `highest` over the runs. budget, method: by default all. Raises InputError where no two runs differ in the seed alone.
+    often first; `effect_heldout`: mean, `lowest` and `highest` over the runs. budget, method: by default all.
+    Raises InputError where no two runs differ in the seed alone.
     """
     if SEED not in study.axes:
         raise InputError(f"the axes of this study are {', '.join(study.axes) or 'none'}, and agreement over draws of the prompts needs "
