@@ -237,7 +237,16 @@ def test_models_are_compared_on_different_draws_as_the_control_is(tmp_path):
     """Sets that follow the draw alone: equal on the same draw, disjoint on others, in both models."""
     study = read(write_study(tmp_path / "s", pair_of(lambda model, seed: ((A, C, D)[seed], 8)), model=["a", "b"], seed=[0, 1, 2]))
     row, = study.between().to_dict("records")
-    assert row["jaccard"] == row["control"] == 0
+    assert row["jaccard"] == row["control"] == 0 and "That is 0.00 less than the control, and it is less in 0 of 1 comparisons." in study.words()
+    assert "intervals lie apart in 0 of 1" in study.words()
+
+
+def test_intervals_that_overlap_do_not_lie_apart_and_fronts_do_not_fall(tmp_path):
+    fronts = {"a": [(["L0H0"], 9.0), (A, 8.0)], "b": [(["L0H0"], 3.0), (A, 7.5)]}
+    study = read(write_study(tmp_path / "s", lambda model, seed: {"greedy": fronts[model]}, model=["a", "b"], seed=[0, 1]))
+    row, = study.between().to_dict("records")
+    assert row["low_one"] > row["low_other"] and "80% (a) against 75% (b); intervals lie apart in 0 of 1" in study.words()
+    assert row["area_one"] == pytest.approx((9 / 2 + 9) / 2 / 10) and row["area_other"] == pytest.approx((3 / 2 + 5.25) / 2 / 10)
 
 
 def test_models_of_other_shapes_are_compared_by_effects_alone(tmp_path):
@@ -270,10 +279,13 @@ def test_an_excerpt_reads_the_same(simple, tmp_path):
     (simple / "runs" / "a-0" / "front.csv").write_text("")
     (simple / "runs" / "a-1" / "run.json").unlink()
     (simple / "runs" / "b-0" / "report.html").write_text("x" * 10_000)
+    result = json.loads((simple / "runs" / "b-0" / "result.json").read_text())
+    (simple / "runs" / "b-0" / "result.json").write_text(json.dumps({**result, "methods": {}}))
     small = excerpt(simple, tmp_path / "small")
     one, other = read(simple), read(small)
     same = [c for c in one.runs if c != "notebook"]
     assert one.runs.loc[one.done.index, same].equals(other.runs.loc[one.done.index, same]) and one.fronts.equals(other.fronts)
+    assert json.loads((small / "runs" / "b-0" / "result.json").read_text()) == result
     assert other.counts() == one.counts() and not list(small.rglob("*.html")) and not list(small.rglob("*.ipynb"))
     with pytest.raises(InputError, match="there already"):
         excerpt(simple, small)
@@ -296,6 +308,9 @@ def test_figures_of_many_runs_say_what_they_leave_out(large):
     assert fronts.canvas.get_suptitle().startswith("the first 6 of 7 values of task") and fronts.canvas.axes[0].get_title() == "m0"
     assert "in 6 panels (the first 6 of 7 values of task; " in mct.plots.study_fronts(large.only(model="org/m7"), "model", "task").text
     sure = mct.plots.study_stability(large.stability(), "guided", 4)
+    at = large.stability(4, "guided")
+    shown = {label.get_text() for label in sure.canvas.axes[0].get_yticklabels()}
+    assert {f"{r.model[4:]}, {r.task}" for r in at.nsmallest(10, "jaccard").itertuples()} <= shown and len(shown) == 24
     assert "24 rows (the 24 of 56 rows that agree least" in sure.text and "24 most chosen of" in sure.canvas.axes[1].get_title()
     changes = large.between()
     assert len(changes) == 28 * 7 and mct.plots.study_changes(changes).text.startswith("196 comparisons (the 24 of 196 rows that agree least")
@@ -317,3 +332,20 @@ def test_no_axis_is_averaged_over_in_silence(example):
         mct.plots.study_fronts(example, rows="task", columns="model")
     by_kind = mct.plots.study_fronts(example.only(components="head_output"), rows="task", columns="model", methods=["exhaustive", "greedy"])
     assert "in 4 panels" in by_kind.text and "top-k" not in by_kind.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes, only", [(dict(model=["a"], seed=[0]), ""), (dict(task=["t", "u"], seed=[0, 1, 2]), "task=t, seed=1")])
+def test_the_notebook_reads_what_has_nothing_to_compare(tmp_path, axes, only):
+    from test_notebooks import by_papermill
+
+    place = write_study(tmp_path / "s", pair_of(lambda **_: (A, 8)), **axes)
+    by_papermill(ROOT / "notebooks" / "study.ipynb", tmp_path, folder=str(place), only=only, seed=5)
+
+
+@pytest.mark.slow
+def test_the_notebook_compares_another_axis_at_another_budget(tmp_path):
+    from test_notebooks import by_papermill
+
+    by_papermill(ROOT / "notebooks" / "study.ipynb", tmp_path, axis="task", budget=2, method="guided", rows="task,components", columns="model",
+                 methods="guided, greedy", seed=5)
