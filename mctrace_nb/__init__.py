@@ -29,7 +29,7 @@ _WHERE = {
     "Selection": "results", "Front": "results", "InputError": "errors",
     "search": "search", "pgb": "relax", "landscape": "landscape", "outcomes": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("check", "grammar", "metrics", "paper", "parameters", "plots", "referee", "report", "run", "sizing", "stats", "widgets")
+_ROOMS = ("check", "grammar", "metrics", "paper", "parameters", "plots", "referee", "report", "run", "sizing", "stats", "study", "widgets")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

@@ -25,10 +25,13 @@ def jaccard(one: Iterable[str], other: Iterable[str]) -> float:
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
-def jaccard_by_chance(n: int, size: int) -> float:
-    """Expected Jaccard index of two independent random sets of a size out of n components."""
-    common = range(max(0, 2 * size - n), size + 1)
-    return sum(math.comb(size, k) * math.comb(n - size, size - k) * k / (2 * size - k) for k in common) / math.comb(n, size)
+def jaccard_by_chance(n: int, size: int, other: int | None = None) -> float:
+    """Expected Jaccard index of two independent random sets of a size (or of two sizes) out of n components."""
+    other = size if other is None else other
+    if size == other == 0:
+        return 1.0
+    common = range(max(0, size + other - n), min(size, other) + 1)
+    return sum(math.comb(size, k) * math.comb(n - size, other - k) * k / (size + other - k) for k in common) / math.comb(n, other)
 
 
 def resampled(trace: Effects, rng: np.random.Generator) -> Effects:

@@ -8,10 +8,12 @@ from mctrace_nb.plots.model import mediation, replaced
 from mctrace_nb.plots.paper import deviations, lines, referee, settings, small_multiples, work_and_time
 from mctrace_nb.plots.rounding import rounding
 from mctrace_nb.plots.sets import frequencies, front, orders, selection_map, trajectories
+from mctrace_nb.plots.study import study_changes, study_fronts, study_stability
 
 __all__ = [
     "DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "canvas_of", "component_style", "Figure", "named",
     "behaviours", "heads", "interactions", "layer_by_token", "per_prompt", "preferences", "singles", "joint", "race", "along",
     "landscape", "slopes", "mediation", "replaced", "deviations", "lines", "referee", "settings", "small_multiples", "work_and_time", "rounding",
     "frequencies", "front", "orders", "selection_map", "trajectories",
+    "study_changes", "study_fronts", "study_stability",
 ]

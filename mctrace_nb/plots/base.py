@@ -74,7 +74,7 @@ AXES = {"grid.color": "#E3E3E3", "axes.edgecolor": "#9A9A9A", "text.color": INK,
         "ytick.color": INK}
 
 
-def _axes(rows: int, columns: int, width: float, height: float, **more):
+def grid_of(rows: int, columns: int, width: float, height: float, **more):
     """A canvas in the one style with its axes, `(rows, columns)`."""
     with sns.axes_style("whitegrid", AXES):
         canvas = Canvas(figsize=(width, height), layout="constrained")
@@ -86,14 +86,14 @@ def _axes(rows: int, columns: int, width: float, height: float, **more):
 
 def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
     """Axes one above the other."""
-    canvas, axes = _axes(rows, 1, width, height, **more)
+    canvas, axes = grid_of(rows, 1, width, height, **more)
     return canvas, axes[:, 0]
 
 
 def panels(number: int, width: float = 3.4, height: float = 3.2, most: int = 3):
     """Axes side by side, at most three in a row."""
     columns, rows = min(number, most), -(-number // most)
-    canvas, axes = _axes(rows, columns, width * columns + 0.6, height * rows)
+    canvas, axes = grid_of(rows, columns, width * columns + 0.6, height * rows)
     for axis in axes.flat[number:]:
         axis.set_visible(False)
     return canvas, list(axes.flat[:number])
@@ -101,7 +101,7 @@ def panels(number: int, width: float = 3.4, height: float = 3.2, most: int = 3):
 
 def side_by_side(ratios: Sequence[float], width: float, height: float):
     """Axes beside each other whose widths have these ratios."""
-    canvas, axes = _axes(1, len(ratios), width, height, width_ratios=ratios)
+    canvas, axes = grid_of(1, len(ratios), width, height, width_ratios=ratios)
     return canvas, axes[0]
 
 
