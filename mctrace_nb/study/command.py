@@ -96,7 +96,8 @@ def _sweep(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"mctrace_nb sweep: interrupted; finished runs are kept, {again}", file=sys.stderr)
         return 130
-    print(f"{swept}: {swept.out}")
+    page = swept.out / "study.html"
+    print(f"{swept}: {f'open {page}' if page.exists() else swept.out}")
     if swept.stopped:
         print(f"mctrace_nb sweep: {swept.stopped}; {again}", file=sys.stderr)
     elif swept.failed:

@@ -18,9 +18,10 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.parameters import NOTEBOOK
 from mctrace_nb.shipped import BUILT_IN, shipped
 from mctrace_nb.study.costs import forecast, limit_of
-from mctrace_nb.study.folder import check_folder, owned, state_of
+from mctrace_nb.study.folder import check_folder, owned, state_of, write_whole
 from mctrace_nb.study.grid import Grid, Run, read
 from mctrace_nb.study.process import leave_unrun, run_one
+from mctrace_nb.study.summary import summarise, table
 from mctrace_nb.study.telling import Teller
 
 NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM)  # no run could leave its folder
@@ -163,5 +164,8 @@ def sweep(grid: str | Path | Grid, out: str | Path, workers: int | None = None, 
             if not executor:
                 driver.executor.shutdown(wait=True, cancel_futures=True)
             teller.close()
+            write_whole(out / "table.csv", table(grid, out).to_csv())
         after = state_of(grid, out)
+        if after.done and grid.notebook is None and not why and (todo or not (out / "study.html").exists()):
+            why = summarise(grid, out)
         return Swept(out, len(after.done), len(after.failed), len(after.missing), why)

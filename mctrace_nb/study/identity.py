@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mctrace_nb import __version__
+import mctrace_nb
 from mctrace_nb.parameters import NOTEBOOK, PATHS
 from mctrace_nb.shipped import BUILT_IN, shipped
 
@@ -39,7 +39,7 @@ def code_version(notebook: Path | None = None) -> str:
             versions.append(version(package))
         except PackageNotFoundError:
             versions.append("")
-    return f"{__version__}-{_digest(sources, cells, versions)[:8]}"
+    return f"{mctrace_nb.__version__}-{_digest(sources, cells, versions)[:8]}"
 
 
 @cache

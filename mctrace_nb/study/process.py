@@ -48,7 +48,7 @@ def run_one(order: dict, stop: threading.Event | None = None) -> dict:
     if not runs.is_dir():
         raise FileNotFoundError(f"{socket.gethostname()} does not see {runs}; all machines of a study need the same folder")
     started = time.time()
-    part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=runs))
+    part = claimed(runs, name, order)
     try:
         failure, peak = _watched(part, order, stop, started)
         if failure and shutil.disk_usage(runs).free < LEAST_FREE:  # whatever it says, that is why, and no other run would fare better
@@ -67,9 +67,17 @@ def run_one(order: dict, stop: threading.Event | None = None) -> dict:
         shutil.rmtree(part, ignore_errors=True)  # not there any more if all went well
 
 
+def claimed(runs: Path, name: str, order: dict | None = None) -> Path:
+    """A temporary folder that says whose it is, and with what order."""
+    part, me = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=runs)), psutil.Process()
+    (part / ORDER).write_text(json.dumps({**(order or {}), "host": socket.gethostname(), "pid": me.pid, "created": me.create_time()}))
+    return part
+
+
 def leave_unrun(order: dict, reason: str) -> dict:
     """Records a run as failed that never came to say so itself; returns its record."""
-    part = Path(tempfile.mkdtemp(prefix=f".{order['name']}.", dir=order["runs"]))
+    part = claimed(Path(order["runs"]), order["name"])
+    (part / ORDER).unlink()
     leave_failure(part, AnalysisFailed(reason, name="NotRun"))
     record = dict(name=order["name"], status="failed", reason=reason, cell=None, axes=order["axes"], parameters=order["parameters"], seconds=0.0,
                   peak_gib=0.0, host=socket.gethostname(), started=datetime.now(timezone.utc).isoformat(timespec="seconds"), code=order["code"])
@@ -106,8 +114,6 @@ def _watched(part: Path, order: dict, stop: threading.Event | None, started: flo
     if (code := code_version(Path(order["notebook"]))) != order["code"]:
         return AnalysisFailed(f"{socket.gethostname()} has other code ({code}) than the study ({order['code']}); "
                               "install the same version everywhere"), 0
-    me = psutil.Process()
-    (part / ORDER).write_text(json.dumps({**order, "host": socket.gethostname(), "pid": me.pid, "created": me.create_time()}))
     set_already = any(name in os.environ for name in THREADS) or not order["threads"]
     threads = {} if set_already else dict.fromkeys(THREADS, str(order["threads"]))
     with (part / LOG).open("w", encoding="utf-8") as log:
