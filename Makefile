@@ -6,7 +6,7 @@ DONE := .venv/.installed
 TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install trace test test-quick test-long test-network notebooks lab student slides pages bench model clean
+.PHONY: help install trace study test test-quick test-long test-network notebooks lab student slides pages bench model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ $(DONE): pyproject.toml constraints.txt
 
 trace: $(DONE) ## run the main job on the built-in model; leaves runs/first/report.html
 	$(PY) -m mctrace_nb trace --model tutorial --task professions --components head_output --budget 2 --draws 10 --seed 0 --out runs/first --force
+
+study: $(DONE) ## run a small study on the built-in models; leaves runs/study/study.html
+	$(PY) -m mctrace_nb sweep data/small_study.yaml --out runs/study --workers 2
 
 test: $(DONE) ## all tests (under 15 minutes on two cores)
 	$(TWO) -m "not long and not network"

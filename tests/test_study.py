@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from toy_study import records, toy_grid
 
@@ -258,3 +260,26 @@ def test_a_real_disk_that_is_full(tmp_path):
     left = done.stdout.partition("status 1\n")[2].splitlines()
     assert not [line for line in left if line.startswith(".")], "nothing half-written is left"
     assert 1 <= int(left[-1]) == len(left) - 1 < 12, "and whatever has a name is done"
+
+
+@pytest.mark.slow
+def test_a_study_of_analyses_ends_with_a_summary(tmp_path):
+    """Two real analyses with a fine grid, one of which cannot be made; then the same again, which finds nothing to do."""
+    (tmp_path / "grid.yaml").write_text("grid: {components: [head_output, head_pattern]}\nfixed: {task: names, corruption: mean, n: 8, budget: 2, methods: greedy}\n"
+                                        "fine: {lambda1: [0.0, 0.1], seed: [0, 1]}\n")
+    out = tmp_path / "out"
+    swept = sweep(tmp_path / "grid.yaml", out, workers=2, progress=False)
+    assert (swept.done, swept.failed, swept.stopped) == (1, 1, "")
+    assert {p.name for p in out.iterdir()} == {".lock", "grid.yaml", "study.json", "runs", "table.csv", "study.ipynb", "study.html"}
+    table = pd.read_csv(out / "table.csv", index_col="run")
+    assert dict(table["status"].value_counts()) == dict(done=1, failed=1) and "has no meaning for head_pattern" in table["reason"].dropna().iloc[0]
+    assert len(pd.read_csv(next((out / "runs").glob("head_output*")) / "fine.csv")) == 4
+    book = nbformat.read(out / "study.ipynb", as_version=4)
+    said = "".join(str(c.get("outputs", "")) for c in book.cells)
+    assert "1 done, 1 failed" in said and "has no meaning for head_pattern" in said and "lambda1" in said
+    assert not any("xample" in c.source for c in book.cells if c.cell_type == "markdown" and "that comes with the kit" not in c.source)
+    page = (out / "study.html").read_text()
+    assert page.count("data:image/png") >= 1 and not re.findall(r'(?:src|href)="(?!data:|#|https?://)', page)
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.suffix in (".ipynb", ".html")}
+    assert sweep(tmp_path / "grid.yaml", out, progress=False).failed == 1
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps, "nothing was run again"

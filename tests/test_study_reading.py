@@ -349,3 +349,17 @@ def test_the_notebook_compares_another_axis_at_another_budget(tmp_path):
 
     by_papermill(ROOT / "notebooks" / "study.ipynb", tmp_path, axis="task", budget=2, method="guided", rows="task,components", columns="model",
                  methods="guided, greedy", seed=5)
+
+
+def test_fine_grids_are_read_and_summed_up_over_runs_and_seeds(simple):
+    assert read(simple).fine.empty
+    for model, kept, share in (("a", 2, 1.0), ("b", 3, 0.5)):
+        (simple / "runs" / f"{model}-0" / "fine.csv").write_text(
+            "lambda1,seed,epochs,kept,soft,rounded,violation,share\n"
+            f"0.1,0,15,{kept},1.0,8.0,0.0,{share}\n0.1,1,15,{kept},1.0,8.0,0.0,{share}\n9.0,0,15,0,0.0,0.0,0.0,\n")
+    study = read(simple)
+    assert list(study.fine.columns[:3]) == ["model", "seed of the run", "run"] and len(study.fine) == 6
+    table = study.settings()
+    assert table.loc[0.1].to_dict() == dict(runs=2, kept=2.5, rounded=8.0, share=0.75, smallest=0.5)
+    assert table.loc[9.0, "kept"] == 0 and math.isnan(table.loc[9.0, "share"])
+    assert len(study.only(model="b").settings()) == 2 and (excerpt(simple, simple.parent / "kept") / "runs" / "a-0" / "fine.csv").is_file()

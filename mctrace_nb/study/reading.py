@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from mctrace_nb.shipped import shipped
 NOTEBOOKS = {"done": "analysis.ipynb", "failed": "analysis.failed.ipynb"}
 # What is read of a run's result.json: an excerpt keeps no more.
 READ = ("model", "kinds", "components", "unit", "direction", "budget", "total_effect", "evidence", "selection")
+OUTCOMES = ("epochs", "kept", "soft", "rounded", "violation", "share")  # columns of fine.csv that are no settings
 CONTROL = "random"  # a method that is a control and no finding
 TYPES = {"method": str, "components": str, **dict.fromkeys(("effect", "best_up_to", "effect_heldout", "ci_low", "ci_high", "seconds"), float)}
 SAME = 1e-5  # of an effect, or nats: what passes for rounding
@@ -107,6 +109,26 @@ class Study:
         """The effects of some rows of `fronts` as their searches ranked them: larger is better."""
         parts = [SCORE[d](rows["effect"][where]) for d, where in rows.groupby(rows["run"].map(self.runs["direction"])).groups.items()]
         return pd.concat(parts).reindex(rows.index) if parts else rows["effect"]
+
+    @cached_property
+    def fine(self) -> pd.DataFrame:
+        """The fine grids of all finished runs, one under the other: the axes, `run`, and the columns of fine.csv; empty if there were none."""
+        paths = {run: self.folder / "runs" / run / "fine.csv" for run in self.done.index}
+        found = {run: pd.read_csv(path) for run, path in paths.items() if path.is_file()}
+        if not found:
+            return pd.DataFrame(columns=[*self.axes, "run"])
+        stacked = pd.concat(found, names=["run"]).reset_index(level="run").reset_index(drop=True)
+        stacked = stacked if "share" in stacked else stacked.assign(share=np.nan)  # no optimum was known in any run
+        axes = self.runs.loc[stacked["run"], list(self.axes)].rename(columns={a: f"{a} of the run" for a in self.axes if a in stacked})
+        return pd.concat([axes.reset_index(drop=True), stacked], axis=1)
+
+    def settings(self) -> pd.DataFrame:
+        """A row a setting of the fine grids, over all runs and their seeds: how many `runs`, how many components it keeps and what they do on average, and the
+        mean and smallest `share` of the exact optimum of the size kept (nan where it is not known), empty sets left out."""
+        by = [c for c in self.fine.columns[len(self.axes) + 1:] if c not in (*OUTCOMES, "seed")] or ["epochs"]
+        grouped = self.fine.groupby(by, sort=False, dropna=False)
+        return pd.DataFrame({"runs": grouped["run"].nunique(), "kept": grouped["kept"].mean(), "rounded": grouped["rounded"].mean(),
+                             "share": grouped["share"].mean(), "smallest": grouped["share"].min()})
 
     def methods(self) -> pd.DataFrame:
         """A row a method, over all runs and budgets: in how many `runs` it is, in how many `cases` (a run at a budget) it has a set, in what
@@ -258,6 +280,8 @@ def excerpt(folder: str | Path, out: str | Path) -> Path:
         if status == "done":
             result = json.loads((source / "result.json").read_text(encoding="utf-8"))
             (target / "result.json").write_text(json.dumps({key: result[key] for key in READ}) + "\n", encoding="utf-8")
+            if (source / "fine.csv").is_file():
+                shutil.copy(source / "fine.csv", target)
             pd.read_csv(source / "front.csv").to_csv(target / "front.csv", index=False, float_format="%.6g")
     for file in (f for f in ("grid.yaml", "study.json") if (study.folder / f).is_file()):
         shutil.copy(study.folder / file, out / file)

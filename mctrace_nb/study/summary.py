@@ -39,6 +39,8 @@ def summarise(grid: Grid, out: Path) -> str:
     try:
         execute(shipped(SUMMARY), part / "study.ipynb", {"folder": str(out)})
         notebook = nbformat.read(part / "study.ipynb", as_version=4)
+        notebook.cells = [c for c in notebook.cells if "example" not in c.metadata.get("tags", [])]  # what is said of the kit's own study
+        nbformat.write(notebook, part / "study.ipynb")
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = LINK.sub(r"\1", cell.source)  # the other notebooks are not here
