@@ -102,7 +102,8 @@ def duration(minutes: float) -> str:
     for unit, size in (("years", 365 * 1440), ("days", 1440), ("hours", 60), ("minutes", 1)):
         if minutes >= 2 * size:
             return f"{minutes / size:,.0f} {unit}"
-    return f"{max(1, round(60 * minutes)):,} seconds"
+    seconds = max(1, round(60 * minutes))
+    return f"{seconds:,} second{'s' * (seconds > 1)}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import ROOT
 from jsonschema import Draft202012Validator
 from toy_study import toy, toy_grid
@@ -225,11 +226,13 @@ def test_runs_fit_side_by_side_as_far_as_their_estimates_allow():
         minutes = 1.0
 
         class memory:
-            total = 2 << 30
+            total, device = 2 << 30, torch.device("cpu")
 
     beside = Forecast({}, 0, 1)
     assert not beside.costs
     seen = Forecast(dict.fromkeys("abc", Cost), 5 << 30, 3)
     assert seen.fits("a", ["b"]) and not seen.fits("a", ["b", "c"])
     assert seen.limit("a") >= 1.5 * seen.bytes("a") and Forecast(dict.fromkeys("abc", Cost), 90 << 30, 3).limit("a") == 30 << 30
+    Cost.memory.device = torch.device("cuda")
+    assert seen.limit("a") is None, "what a GPU holds says nothing about the host"
     assert seen.total() == pytest.approx(3 * seen.minutes("a") / 2), "three workers, but memory for two runs"

@@ -96,7 +96,7 @@ def test_a_sweep_killed_at_any_moment_goes_on(number, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_sweep_stops_cleanly_and_says_how_to_go_on(sign, tmp_path):
     grid, out = toy_grid(tmp_path, number=list(range(RUNS)), fixed=dict(seconds=1.0)), tmp_path / "out"
     driver = start(grid, out)

@@ -1,4 +1,4 @@
-"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search|gpu|seeds] [--quick]`."""
+"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search|gpu|seeds|study] [--quick]`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from mctrace_nb.bench import gpu, search, seeds, speed
+from mctrace_nb.bench import gpu, search, seeds, speed, study
 
-SUITES = {"speed": speed.measure, "search": search.measure, "gpu": gpu.measure, "seeds": seeds.measure}
-DEFAULT = ("speed", "search", "gpu")  # training five models is for those who ask for it
+SUITES = {"speed": speed.measure, "search": search.measure, "gpu": gpu.measure, "seeds": seeds.measure, "study": study.measure}
+DEFAULT = ("speed", "search", "gpu")  # five models trained, ten thousand runs: for those who ask for it
 
 
 def row(name: str, value: float, bar: float | None = None, sense: str = "<=") -> dict:

@@ -6,7 +6,6 @@ Everything else is real: the driver, the scheduler and its workers as processes 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,9 @@ from typing import Iterator
 
 import nbformat
 
-from mctrace_nb.cost import duration
+from mctrace_nb.cost import duration, estimate
+from mctrace_nb.published import SIZES, published_config
+from mctrace_nb.study.costs import SECONDS_BESIDE
 from mctrace_nb.study.driver import dask_executor, sweep
 from mctrace_nb.study.folder import state_of
 from mctrace_nb.study.grid import read
@@ -26,11 +27,10 @@ from mctrace_nb.study.process import LOG, claimed, publish, run_one
 RUNS, SLEEP = 10_000, 0.01  # seconds
 FILES = dict.fromkeys(("analysis.ipynb", "report.html"), 400_000) | {"front.csv": 8_000, "result.json": 8_000, LOG: 2_000}  # bytes, as an analysis leaves
 WORKERS = (1, 16, 256)
-# A study of real models: 20 models of GPT-2 small's cost on average, 10 tasks, 5 seeds.
-MODELS, TASKS, SEEDS = 20, 10, 5
-ANALYSIS_MINUTES = 12.0  # guided, greedy and top-k on 144 heads, 64 pairs as long as WinoBias's, two cores
-MODEL_GIB, RUN_MIB = 3.0, 2.0  # weights of a model on average; what a run leaves
-NETWORK_GIB, DISK_MIB = 0.1, 200.0  # a second: a download from the hub; a shared file system, writing
+MODELS, TASKS, SEEDS = 20, 10, 5  # the study on paper; its models are those of published sizes, in turn
+ANALYSIS = dict(n=64, tokens=20, methods=("guided", "top-k", "random"), budgets=range(1, 9))  # 128 pairs as long as WinoBias's, half of them held out
+HUB_GIB, DISK_GIB = 0.1, 2.0  # a second: a download from the hub; reading or writing a shared file system
+RUN_GIB = 0.002  # what a run leaves
 
 
 def sleeping(order: dict, stop=None) -> dict:
@@ -73,19 +73,23 @@ def _grid(folder: Path, **axes) -> Path:
     return folder / "grid.yaml"
 
 
-def on_paper(start: float, driver: float, writing: float) -> str:
-    """What a study of real models would take, from measured constants in seconds: a run's processes, the driver's part, its files."""
-    runs = MODELS * TASKS * SEEDS
-    alone = 60 * ANALYSIS_MINUTES + start
-    lines = [f"{runs:,} runs of {ANALYSIS_MINUTES:g} minutes each and {start:.0f} s beside, by workers:"]
+def on_paper(beside: float, driver: float) -> str:
+    """What a study of real models would take on the CPU, from estimates of its runs and measured seconds: beside a run's passes, and in the driver."""
+    costs = [estimate(published_config(name), **ANALYSIS) for name in SIZES]
+    costs = [costs[i % len(costs)] for i in range(MODELS)]
+    each, runs = TASKS * SEEDS, MODELS * TASKS * SEEDS
+    total, longest = sum(60 * c.minutes + beside for c in costs) * each, max(60 * c.minutes for c in costs) + beside
+    weights = [c.memory.weights / 2 ** 30 for c in costs]
+    lines = [f"{runs:,} runs: {duration(total / 60)} of work on two cores each, a run {total / runs / 60:.0f} minutes on average and {longest / 60:.0f} at most, "
+             f"{sum(weights):.0f} GiB of weights", "  workers  all runs  driver busy  file system busy  downloads once  downloads by every worker"]
     for workers in WORKERS:
-        waves = -(-runs // workers)
-        fetch = MODELS * MODEL_GIB / NETWORK_GIB
-        lines.append(f"  {workers:>4}: {duration(waves * alone / 60):>12} for the runs; the driver is busy {100 * min(1, driver * min(workers, runs) / alone):.2g} % of that, "
-                     f"the file system {100 * min(1, RUN_MIB / DISK_MIB * min(workers, runs) / alone):.2g} %; models are fetched once, in {fetch / 60:.0f} minutes "
-                     f"(each worker for itself: {workers * min(MODELS, waves) * MODEL_GIB / NETWORK_GIB / 60:,.0f})")
-    lines.append(f"  the driver would be the limit at {alone / driver:,.0f} workers, files at {alone / max(writing, RUN_MIB / DISK_MIB):,.0f}")
-    return "\n".join(lines)
+        wall = total / workers + longest * (workers > 1)
+        read = each * sum(weights) + runs * RUN_GIB  # every run reads its model's weights
+        apart = min(workers, each) * sum(weights)
+        lines.append(f"  {workers:>7}  {duration(wall / 60):>8}  {driver * runs / wall:>11.4%}  {read / DISK_GIB / wall:>16.2%}  "
+                     f"{duration(sum(weights) / HUB_GIB / 60):>14}  {duration(apart / HUB_GIB / 60):>25}")
+    return "\n".join([*lines, f"  the driver would be the limit at {total / runs / driver:,.0f} workers, the file system at "
+                              f"{total * DISK_GIB / (each * sum(weights)):,.0f}"])
 
 
 def measure(quick: bool) -> Iterator[dict]:
@@ -108,7 +112,7 @@ def measure(quick: bool) -> Iterator[dict]:
         again = sweep(grid, folder / "out", progress=False, job=sleeping)
         yield dict(name=f"seconds to find that nothing of {number:,} runs is missing, table included", value=time.perf_counter() - start)
         assert again.done == number
-        orders = [dict(name=f"a{i}", runs=str(folder / "out" / "runs"), axes={}, parameters=dict(seconds=0.0), code="") for i in range(50)]
+        orders = [dict(name=f"again{i}", runs=str(folder / "out" / "runs"), axes={}, parameters=dict(seconds=0.0), code="") for i in range(50)]
         start = time.perf_counter()
         for order in orders:
             sleeping(order)
@@ -119,5 +123,4 @@ def measure(quick: bool) -> Iterator[dict]:
         sweep(small, folder / "small", workers=1, progress=False, job=run_one)
         processes = (time.perf_counter() - start) / 3
         yield dict(name="seconds of a run's two processes, without a model", value=processes)
-        print(on_paper(processes + 10, max(through - writing / 2 - SLEEP / 2, 1e-4), writing))
-        os.sync()
+        print(on_paper(SECONDS_BESIDE, through))

@@ -89,7 +89,10 @@ def _sweep(given: argparse.Namespace) -> int:
 
     again = f"go on with: python -m mctrace_nb sweep {shlex.quote(given.grid)} --out {shlex.quote(given.out)}"
     grid = read(given.grid)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a terminated sweep ends like an interrupted one
+    for name in ("SIGTERM", "SIGHUP"):  # a terminated sweep, or one whose terminal is closed, ends like an interrupted one; not under nohup
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         with dask_executor(given.dask) if given.dask else nullcontext() as executor:
             swept = sweep(grid, given.out, given.workers, executor, given.retry_failed, given.fail_fast, given.memory)

@@ -47,8 +47,12 @@ class Forecast:
         """Whether a run may start beside others."""
         return self.bytes(name) + sum(map(self.bytes, beside)) <= self.room
 
-    def limit(self, name: str) -> int:
-        """The most bytes that a run may take: its share of the room, or its estimate with some slack."""
+    def limit(self, name: str) -> int | None:
+        """The most bytes of the host's memory that a run may take: its share of the room, or its estimate with some slack; None where it is
+        another device's memory that counts."""
+        cost = self.costs[name]
+        if cost and cost.memory.device.type != "cpu":
+            return None
         return max(self.room // self.workers, round(SLACK * self.bytes(name)))
 
     @cached_property

@@ -47,15 +47,15 @@ def run_one(order: dict, stop: threading.Event | None = None) -> dict:
     runs, name = Path(order["runs"]), order["name"]
     if not runs.is_dir():
         raise FileNotFoundError(f"{socket.gethostname()} does not see {runs}; all machines of a study need the same folder")
-    started = time.time()
+    started, at = time.monotonic(), datetime.now(timezone.utc)  # a clock that stands still while the machine sleeps
     part = claimed(runs, name, order)
     try:
         failure, peak = _watched(part, order, stop, started)
         if failure and shutil.disk_usage(runs).free < LEAST_FREE:  # whatever it says, that is why, and no other run would fare better
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         record = dict(name=name, status="failed" if failure else "done", reason=str(failure or ""), cell=failure.cell if failure else None,
-                      axes=order["axes"], parameters=order["parameters"], seconds=round(time.time() - started, 2), peak_gib=round(peak / 2 ** 30, 3),
-                      host=socket.gethostname(), started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"), code=order["code"])
+                      axes=order["axes"], parameters=order["parameters"], seconds=round(time.monotonic() - started, 2), peak_gib=round(peak / 2 ** 30, 3),
+                      host=socket.gethostname(), started=at.isoformat(timespec="seconds"), code=order["code"])
         for file in (ORDER, OUTCOME):
             (part / file).unlink(missing_ok=True)
         if failure:
@@ -130,7 +130,7 @@ def _watched(part: Path, order: dict, stop: threading.Event | None, started: flo
             if limits["memory"] and held > limits["memory"]:
                 reason = (f"the run took {held / 2 ** 30:.1f} GiB, and its limit is {limits['memory'] / 2 ** 30:.1f}; give a smaller n or batch, or a "
                           "larger memory_gib under limits")
-            elif time.time() - started > 60 * limits["run_minutes"]:
+            elif time.monotonic() - started > 60 * limits["run_minutes"]:
                 reason = f"the run took longer than {limits['run_minutes']:g} minutes, the limit for a run (run_minutes under limits)"
             else:
                 time.sleep(POLL_SECONDS)
