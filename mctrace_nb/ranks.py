@@ -21,6 +21,7 @@ LEADS = "MCTRACE_LEADS"  # told to the kernel in which the first process runs it
 # Between two orders hours may pass, and a process that dies is noticed by its closed connections. Some of torch's waits count
 # milliseconds in 32 bits, so this is nearly the longest there is.
 PATIENCE = timedelta(days=24)
+MEETING = timedelta(minutes=10)  # until all have come together
 Found = TypeVar("Found")
 
 
@@ -53,7 +54,9 @@ class Team:
         if devices:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)) % devices)
         with self._in_step():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if self.here <= devices else "gloo", timeout=PATIENCE)
+            store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+            dist.init_process_group("cpu:gloo,cuda:nccl" if self.here <= devices else "gloo", store=store, rank=rank, world_size=size,
+                                    timeout=PATIENCE)
 
     @contextmanager
     def _in_step(self):
