@@ -97,14 +97,14 @@ class Passes:
                read: Callable[[Said], torch.Tensor], at: torch.Tensor | None = None, host: Host | None = None) -> torch.Tensor:
         """What `read` makes of what is said under masks `(R, N)`: (R, b); None is the run without intervention, R = 1.
 
-        examples: numbers of the prompts, `(b,)` or with each mask's own `(R, b)`, 0 for those below zero; None for all. rows: masks x
-        prompts in one forward pass. at: `(R, b)` positions. host: the masks on the host, where they may share layers.
+        examples: numbers of the prompts, `(b,)` or with each mask's own `(R, b)`; None for all. rows: masks x prompts in one
+        forward pass. at: `(R, b)` positions. host: the masks on the host, where they may share layers.
         """
         batch = side.rows.batch(None if examples is None or examples.ndim == 2 else examples)
         if masks is None:
             return read(self._score(session, self._run(session, side, batch, 1), batch))
         own = examples is not None and examples.ndim == 2
-        step = max(1, rows // (max(1, (examples >= 0).sum(1).max()) if own else len(batch)))
+        step = max(1, rows // (examples.shape[1] if own else len(batch)))
         if host is None:
             return torch.cat([self._apart(session, side, masks[few], examples[few] if own else batch, read, None if at is None else at[few])
                               for few in (slice(i, i + step) for i in range(0, len(masks), step))])
@@ -118,14 +118,9 @@ class Passes:
         """Masks that share nothing: each from the first layer to the last, on a batch or (R, b) on prompts of its own."""
         own = isinstance(of, np.ndarray)
         batch = side.rows.batch(of) if own else of
-        here = torch.as_tensor(of >= 0) if own and (of < 0).any() else None
-        at = at if at is None or here is None else at[here.to(at.device)]
         mixture = self._mixture(session, side, batch, masks, list(self.components.slices), at)
         said = self._score(session, self._run(session, side, batch, 1 if own else len(masks), mixture), batch)
-        if here is None:
-            return read(said.reshape(len(masks), -1) if own else said)
-        found = read(said)[0]
-        return found.new_zeros(*of.shape, *found.shape[1:]).index_put(here.to(found.device).nonzero(as_tuple=True), found)
+        return read(said.reshape(len(masks), -1) if own else said)
 
     def _mixture(self, session: Session, side: Side, batch: Batch, masks: torch.Tensor, sites: list, at) -> Mixture | None:
         if not sites:

@@ -130,9 +130,16 @@ class Team:
 
     def stop(self) -> None:
         """Rank 0: sends the others home."""
-        if not self.lost:
-            self.order("stop")
-            self.lost = True
+        try:
+            if not self.lost:
+                self.order("stop")
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Closes the connections; a process that ends without is aborted."""
+        self.lost = True
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 

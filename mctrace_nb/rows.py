@@ -112,8 +112,7 @@ class Rows:
         return len(self.prefix)
 
     def batch(self, examples: np.ndarray | None = None) -> Batch:
-        """The examples of these numbers, `(B,)`, or `(R, b)` where each of R masks has its own and numbers below zero are left out;
-        None for all."""
+        """The examples of these numbers, `(B,)`, or `(R, b)` where each of R masks has its own; None for all."""
         return self._everything if examples is None else self._batch(examples)
 
     @cached_property
@@ -130,8 +129,7 @@ class Rows:
         return np.cumsum(self.chosen) - 1
 
     def _batch(self, examples: np.ndarray) -> Batch:
-        masks = None if examples.ndim == 1 else (examples >= 0).nonzero()[0]  # (B,)
-        examples = examples if masks is None else examples[examples >= 0]
+        masks, examples = (len(examples) if examples.ndim == 2 else None), examples.reshape(-1)
         lengths, reads = np.diff(self.start)[examples], np.diff(self.read_start)[examples]
         tokens, local = _ranges(self.start[examples], lengths)
         offset, width = np.cumsum(lengths) - lengths, int(lengths.max())
@@ -161,7 +159,7 @@ class Rows:
         return Batch(
             put(tokens), put(self.ids[tokens]), put(self.positions[tokens]), put(row),
             None if chosen.all() else put(chosen.nonzero()[0]), put(self._number[tokens[chosen]]),
-            None if masks is None else put(masks[row]), put(examples), width, side_by_side,
+            None if masks is None else put(row // (len(examples) // masks)), put(examples), width, side_by_side,
             None if even else put(slots.reshape(-1)), None if even else put(real.reshape(-1)),
             None if even else put(row * width + local), int(prefix.max()), put(query), put(key), put(allowed),
             put(np.repeat(offset, reads) + self.read_at[read]), put(first),

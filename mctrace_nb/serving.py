@@ -6,6 +6,7 @@ their prompts under the same masks, and the sum of what they find, zero for the 
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import sys
@@ -69,48 +70,54 @@ class Part:
             self.runs.sides.put_means(self.runs.side(reverse), found)
         return sum(rows for rows, _ in notes)
 
-    def _mine(self, examples: np.ndarray | None) -> tuple[np.ndarray | None, object]:
-        """The prompts that are run here, as `Runs` counts them, and in which columns they were asked for; no columns: none of them."""
+    def _mine(self, examples: np.ndarray | None) -> tuple[np.ndarray | None, tuple | None]:
+        """The prompts that are run here, as `Runs` counts them, and where in (R, b) they were asked for; None: none of them was."""
         rank, size = self.team.rank, self.team.size
         if examples is None:
-            return None, slice(rank, None, size) if rank < self.n else None
-        mine, numbers = examples % size == rank, examples // size
-        if not mine.any():
-            return None, None
-        if examples.ndim == 2:
-            return np.where(mine, numbers, -1), slice(None)
-        return numbers[mine], torch.as_tensor(mine.nonzero()[0], device=self.model.device)
+            return None, (slice(None), slice(rank, None, size)) if rank < self.n else None
+        mine = examples % size == rank
+        numbers, where = examples[mine] // size, tuple(torch.as_tensor(i, device=self.model.device) for i in mine.nonzero())
+        if examples.ndim == 1:
+            where = (slice(None), *where)
+        return numbers, where if len(numbers) else None
 
     def values(self, masks: torch.Tensor | None, examples: np.ndarray | None, reverse: bool, at: torch.Tensor | None,
                read: Callable[[Said], torch.Tensor] | None, call: int | None) -> tuple[torch.Tensor, int]:
         """What `Runs.values` of a single process would give, (R, b), on every rank, and the rows that were run to record values.
 
         call: a number under which `backward` can ask for the gradient, None if it will not."""
-        numbers, columns = self._mine(examples)
+        size = self.n if examples is None else examples.shape[-1]
+        if examples is not None and len(examples) == 1:
+            examples = examples.reshape(-1)  # (b,): one mask's own prompts are all there are
+        numbers, where = self._mine(examples)
         leaf = masks if call is None else masks.detach().requires_grad_()
 
         def part():
-            if columns is None:
+            if where is None:
                 return None, None
+            place = None if at is None else at[where]
             with torch.set_grad_enabled(call is not None):
-                found = self.runs.values(leaf, numbers, reverse, None if at is None else at[:, columns], read)
-            return found, (found.shape[2:], found.dtype)
+                if examples is None or examples.ndim == 1:
+                    found = self.runs.values(leaf, numbers, reverse, place, read)
+                    return found, (found.shape[2:], found.dtype)
+                # Of each mask another number of prompts is here, so each of its prompts is asked for by itself.
+                found = self.runs.values(leaf[where[0]], numbers[:, None], reverse, None if place is None else place[:, None], read)[:, 0]
+            return found, (found.shape[1:], found.dtype)
 
         found, notes = self._tried(part)
         if call is not None:
-            self.graphs[call] = found, leaf, columns
+            self.graphs[call] = found, leaf, where
         more, dtype = next(note for _, note in notes if note)
-        size = self.n if examples is None else examples.shape[-1]
         whole = torch.zeros(1 if masks is None else len(masks), size, *more, dtype=dtype, device=self.model.device)
         if found is not None:
-            whole[:, columns] = found.detach()
+            whole[where] = found.detach()
         return self.team.summed(whole), sum(rows for rows, _ in notes)
 
     def backward(self, gradient: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient in the masks of an earlier call, (R, N), from that in its values, (R, b); once for each call."""
         def part():
-            found, leaf, columns = self.graphs.pop(call)
-            return torch.zeros_like(leaf) if found is None else torch.autograd.grad(found, leaf, gradient[:, columns])[0], None
+            found, leaf, where = self.graphs.pop(call)
+            return torch.zeros_like(leaf) if found is None else torch.autograd.grad(found, leaf, gradient[where])[0], None
 
         return self.team.summed(self._tried(part)[0].contiguous())
 
@@ -241,9 +248,12 @@ def join_ranks() -> bool:
     for number in (signal.SIGINT, signal.SIGTERM):  # a handler of Python's would have to wait until rank 0 says something
         signal.signal(number, signal.SIG_DFL)
     try:
-        serve(Team())
+        team = Team()
+        serve(team)
+        team.leave()
     except Lost as error:
         time.sleep(LINGER)
         print(f"mctrace_nb: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        sys.stderr.flush()
+        os._exit(1)  # nothing here is worth tidying up, and connections that are broken might not close
     return False
