@@ -67,7 +67,8 @@ class Runs:
         """What `read` (by default the metric) makes of what is said, (R, b) under masks `(R, N)`, or (1, b) without any, in as many
         forward passes as `batch_rows` asks for; with a gradient where the masks have one and gradients are wanted.
 
-        examples: numbers of prompts, counted here, `(b,)`, or `(R, b)` with each mask's own; None for all. reverse, at: as in `Trace.effects`. Raises InputError for a metric without a gradient, if one is wanted.
+        examples: numbers of prompts, counted here, `(b,)`, or `(R, b)` with each mask's own; None for all. reverse, at: as in
+        `Trace.effects`. Raises InputError for a metric without a gradient, if one is wanted.
         """
         if read is None and self.metric.reads_base and self.passes.base_logits is None:
             self.passes.base_logits = self.values(None, read=whole_logits)[0]

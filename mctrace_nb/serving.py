@@ -23,8 +23,8 @@ from mctrace_nb import ranks
 from mctrace_nb.errors import InputError
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.metrics import Said
-from mctrace_nb.models import load_model
 from mctrace_nb.memory import keep_freed_memory
+from mctrace_nb.models import load_model
 from mctrace_nb.ranks import Lost, PartFailed, Team
 from mctrace_nb.running import Runs
 from mctrace_nb.sides import Side, Work
@@ -116,6 +116,8 @@ class Part:
     def backward(self, gradient: torch.Tensor, call: int) -> torch.Tensor:
         """The gradient in the masks of an earlier call, (R, N), from that in its values, (R, b); once for each call."""
         def part():
+            if call not in self.graphs:
+                raise RuntimeError("on several processes a gradient can be taken but once, also with retain_graph=True")
             found, leaf, where = self.graphs.pop(call)
             return torch.zeros_like(leaf) if found is None else torch.autograd.grad(found, leaf, gradient[where])[0], None
 
@@ -127,8 +129,8 @@ class Served:
 
     def __init__(self, team: Team, model: LanguageModel, examples: tuple[Example, ...], metric, work: Work, **how):
         if model not in team.models:
-            raise InputError(f"model {model.name!r} is on this process alone; save it into a folder and load it with load_model, which loads "
-                             "it on all of them")
+            raise InputError(f"model {model.name!r} is on this process alone; save it into a folder and load it with load_model, which "
+                             "loads it on all of them")
         self.team, self.work, self.number, self._prepared = team, work, next(team.numbers), set()
         self.processes, self.here = team.size, team.here
         metric = ranks.packed(metric)
@@ -143,6 +145,7 @@ class Served:
         return self.part.runs.side(reverse)
 
     def prepare(self, reverse: bool = False) -> None:
+        """Records the values to put in, on all ranks at once."""
         if reverse not in self._prepared:
             self.team.order("prepare", trace=self.number, reverse=reverse)
             self.work.forwards += self.part.prepare(reverse)
@@ -150,6 +153,7 @@ class Served:
 
     def values(self, masks: torch.Tensor | None, examples: np.ndarray | None = None, reverse: bool = False, at: torch.Tensor | None = None,
                read: Callable[[Said], torch.Tensor] | None = None) -> torch.Tensor:
+        """As in `Runs`; the rows that all ranks run to record values are counted here."""
         if masks is not None:
             self.prepare(reverse)
             if masks.requires_grad and torch.is_grad_enabled():
@@ -238,7 +242,9 @@ def join_ranks() -> bool:
     """Puts the processes that torchrun started together: from here on rank 0 traces with the help of all.
 
     Returns True in rank 0, and where there is but one process; the other ranks help until rank 0 has ended, and then get False.
-    Models must be loaded by `load_model` afterwards. Exits with status 1 where rank 0 dies.
+    Models must be loaded by `load_model` afterwards, from a path that is the same for all. What rank 0 does with them goes on as on one
+    process: prompts are shared out, effects and gradients are summed. Exits with status 1 where rank 0 dies. Raises `ranks.Lost` where
+    the processes do not find each other.
     """
     if ranks.my_rank() is None:
         return True

@@ -39,8 +39,8 @@ def asked(trace, generator):
     masks[3, n // 2:] = masks[2, n // 2:]  # masks that begin to differ at some layer
     few = torch.randint(b, (4,), generator=generator)
     own = torch.randint(b, (5, 3), generator=generator)
-    found = dict(base=trace.base_values, work=count(trace), effects=trace.effects(masks), prepared=count(trace), some=trace.effects(masks, few),
-                 own=trace.effects(masks, own), one=trace.effects(masks[0]), last=trace.effects(masks, torch.tensor([b - 1])))
+    found = dict(base=trace.base_values, work=count(trace), effects=trace.effects(masks), prepared=count(trace),
+                 some=trace.effects(masks, few), own=trace.effects(masks, own), one=trace.effects(masks[0]), last=trace.effects(masks, torch.tensor([b - 1])))
     if trace.positions == "all":
         at = torch.randint(3, (5, 4), generator=generator)
         found["at"] = trace.effects(masks, few, at=at)
@@ -65,7 +65,8 @@ def kinds(lm, task):
 def metrics(lm, task, folder):
     (folder / "own.py").write_text("def spread(logits):\n    return logits.std(-1)\n")
     found = {}
-    for metric in ("kl", "accuracy", "neutrality", "prob", "logit_diff", "odds_ratio", "log_odds_gap", third_logit, f"{folder / 'own.py'}:spread"):
+    for metric in ("kl", "accuracy", "neutrality", "prob", "logit_diff", "odds_ratio", "log_odds_gap", third_logit,
+                   f"{folder / 'own.py'}:spread"):
         trace = mct.Trace(lm, with_cohorts(task), "head_output", metric=metric)
         found[str(trace.metric.name)] = asked(trace, torch.Generator().manual_seed(2))
     return found
@@ -74,11 +75,13 @@ def metrics(lm, task, folder):
 def everything_else(lm, task, few):
     chosen = ["L0H1", "L1H0"]
     restoring = mct.Trace(lm, task, "head_pattern", corruption="noise", direction="restore", cache="host")
-    found = dict(restoring=asked(restoring, torch.Generator().manual_seed(3)), few=asked(mct.Trace(lm, few, "head_pattern"), torch.Generator().manual_seed(4)))
+    found = dict(restoring=asked(restoring, torch.Generator().manual_seed(3)),
+                 few=asked(mct.Trace(lm, few, "head_pattern"), torch.Generator().manual_seed(4)))
     again = mct.Trace(lm, task, "mlp_output", cache="recompute")
     found["recompute"] = {name: x for name, x in asked(again, torch.Generator().manual_seed(5)).items() if "work" not in name}
     trace = mct.Trace(lm, task, "head_output", batch_rows=5)
-    found["set"] = dict(mediation=torch.tensor(trace.mediation(chosen).to_numpy()), next=trace.next_token(torch.eye(len(trace.components))[:3], 1),
+    found["set"] = dict(mediation=torch.tensor(trace.mediation(chosen).to_numpy()),
+                        next=trace.next_token(torch.eye(len(trace.components))[:3], 1),
                         interactions=torch.tensor(trace.interactions(2, chosen).select_dtypes("number").to_numpy()),
                         heldout=trace.heldout.effects(chosen), again=trace.again(metric="kl").effects(chosen),
                         sweep=torch.tensor(mct.sweep(mct.Trace(lm, task, "residual"), progress=False).effects))
@@ -91,11 +94,13 @@ def searches(lm):
     wish = mct.Desiderata(trace, mct.Trace(lm, mct.load_task("professions", lm, n=9), "head_output"))
     known = mct.known(lm, task)
     found = dict(known=dict(n=torch.tensor([len(known.search), len(known.heldout)])))
-    for name, front in {"guided": mct.search(trace, "guided", range(1, 4), progress=False), "greedy": mct.search(wish, "greedy", [1, 2], progress=False),
+    noisy = mct.Trace(lm, mct.load_task("facts", lm, n=8), "mlp_block", corruption="noise")
+    for name, front in {"guided": mct.search(trace, "guided", range(1, 4), progress=False),
+                        "greedy": mct.search(wish, "greedy", [1, 2], progress=False),
                         "pgb": mct.search(wish, "pgb", [1, 2], epochs=3, progress=False),
-                        "noise": mct.search(mct.Trace(lm, mct.load_task("facts", lm, n=8), "mlp_block", corruption="noise"), "pgb", [2], epochs=2,
-                                            progress=False)}.items():
-        found[name] = dict(effects=torch.tensor([s.effect for s in front.selections]), heldout=torch.tensor([s.effect_heldout for s in front.selections]),
+                        "noise": mct.search(noisy, "pgb", [2], epochs=2, progress=False)}.items():
+        found[name] = dict(effects=torch.tensor([s.effect for s in front.selections]),
+                           heldout=torch.tensor([s.effect_heldout for s in front.selections]),
                            work=torch.tensor([(s.forwards, s.backwards) for s in front.selections]),
                            chosen=[s.components for s in front.selections])
     single = mct.pgb(trace, budget=3, epochs=4, progress=False)

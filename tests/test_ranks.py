@@ -149,6 +149,8 @@ def test_models_and_functions_that_others_cannot_have_are_refused(tutorial, monk
     monkeypatch.setattr(ranks, "_led", Team())
     with pytest.raises(mct.InputError, match="device_map='auto' is for a single process; among 2"):
         mct.load_model("tutorial", device_map="auto")
+    with pytest.raises(mct.InputError, match="device='cuda:0' is one for all of 2 processes; give 'cuda'"):
+        mct.load_model("tutorial", device="cuda:0")
     with pytest.raises(mct.InputError, match="'tutorial' is on this process alone; save it"):
         mct.Trace(tutorial, mct.load_task("names", tutorial, n=4))
     with pytest.raises(mct.InputError, match="metric='file.py:function'"):
