@@ -24,7 +24,7 @@ _WHERE = {
     "measure": "sizing", "Desiderata": "desiderata", "known": "views", "estimate": "cost", "Cost": "cost",
     "sweep": "views", "evidence": "views", "transfer": "views", "speech": "views", "answers": "views",
     "next_tokens": "apply", "continuation": "apply",
-    "Components": "components", "Trace": "tracing", "Metric": "metrics",
+    "join_ranks": "serving", "Components": "components", "Trace": "tracing", "Metric": "metrics",
     "explain": "explain", "Explanation": "explain", "stability": "stability", "Stability": "stability",
     "Selection": "results", "Front": "results", "InputError": "errors",
     "search": "search", "pgb": "relax", "landscape": "landscape", "outcomes": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",

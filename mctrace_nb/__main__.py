@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 
@@ -43,6 +44,16 @@ def _refused(prog: str, error: Exception) -> int:
 
 
 def _trace(argv: list[str]) -> int:
+    from mctrace_nb.ranks import LEADS, my_rank
+
+    rank = my_rank()
+    if rank and not {"-h", "--help"} & set(argv):  # the first of several processes does all that is seen
+        from mctrace_nb.serving import join_ranks
+
+        join_ranks()
+        return 0
+    if rank == 0:
+        os.environ[LEADS] = "yes"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated run tidies up like an interrupted one
     try:
         return _run_trace(argv)

@@ -166,9 +166,11 @@ class Memory:
                 f"{_size(self.weights)}, cached values {_size(self.cache)} ({self.where}), prefix {_size(self.prefix)}, forward "
                 f"pass {_size(self.forward)}, backward pass {_size(self.backward)}")
 
-    def check(self) -> None:
-        """Raises InputError, naming what to change, if tracing a loaded model needs more memory than is free."""
-        free = memory.available(self.device)
+    def check(self, processes: int = 1) -> None:
+        """Raises InputError, naming what to change, if tracing a loaded model needs more memory than is free. processes: so many need as
+        much on this machine; on a GPU each has one of its own."""
+        shared = processes if self.device.type == "cpu" else 1
+        free = memory.available(self.device) // shared
         if self.run <= free:
             return
         parts = {"cached values": self.cache, "prefix": self.prefix, "forward pass": self.forward, "backward pass": self.backward}
@@ -180,7 +182,7 @@ class Memory:
                   "backward pass": "a smaller batch_size, fewer settings at once, or a method without gradients (greedy)"}
         most = max(parts, key=parts.get)
         raise InputError(f"tracing {self.model!r} like this needs about {_size(self.run)}, {_size(parts[most])} of it for the "
-                         f"{most}, and {_size(free)} are free on {self.device}; use {repair[most]}")
+                         f"{most}, and {_size(free)} are free on {self.device}{f' for each of {shared} processes' * (shared > 1)}; use {repair[most]}")
 
 
 @dataclass(frozen=True)

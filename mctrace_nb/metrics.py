@@ -67,6 +67,18 @@ def _log_odds(said: Said) -> torch.Tensor:
     return said.answers[..., 0] - said.answers[..., 1]
 
 
+def _log_prob(said: Said) -> torch.Tensor:
+    return said.answers[..., 0]
+
+
+def _prob(said: Said) -> torch.Tensor:
+    return said.answers[..., 0].exp()
+
+
+def _neutrality(said: Said) -> torch.Tensor:
+    return -_log_odds(said).abs()
+
+
 def _logit_diff(said: Said) -> torch.Tensor:
     pair = said.logits.gather(-1, said.tokens)
     return pair[..., 0] - pair[..., 1]
@@ -81,12 +93,22 @@ def _kl(said: Said) -> torch.Tensor:
     return (base.exp() * (base - run)).sum(-1)
 
 
+def whole_logits(said: Said) -> torch.Tensor:
+    """(..., V) of the word after the prompt, for those who read more than a metric's one number."""
+    return said.logits
+
+
+def next_word(said: Said) -> torch.Tensor:
+    """(..., V) the probability of every word after the prompt."""
+    return said.logits.softmax(-1)
+
+
 _LOG_ODDS = Metric("log_odds", _log_odds, logarithmic=True, of_difference=True)
 _ACCURACY = Metric("accuracy", _accuracy, differentiable=False, reads_logits=True, first_token=True, unit="share")
-# For `Trace.next_token`, which reads more than a metric's one number: the logits of the word after the prompt.
-WITH_LOGITS = Metric("with_logits", lambda said: said.answers[..., 0], logarithmic=True, reads_logits=True)
+# For `Trace.next_token`, which reads `next_word`.
+WITH_LOGITS = Metric("with_logits", _log_prob, logarithmic=True, reads_logits=True)
 # The same whichever answer is called target: an intervention does well that makes the model prefer neither.
-_NEUTRALITY = Metric("neutrality", lambda said: -_log_odds(said).abs(), of_difference=True)
+_NEUTRALITY = Metric("neutrality", _neutrality, of_difference=True)
 
 
 def gap(metric: str | Metric) -> Metric:
@@ -102,20 +124,28 @@ def gap(metric: str | Metric) -> Metric:
 def from_logits(function: Callable[[torch.Tensor], torch.Tensor], name: str = "", differentiable: bool = True,
                 unit: str = "units") -> Metric:
     """A metric from any function of the logits after the prompt: (..., V) -> (...,). Effects are differences of its values."""
-    def value(said: Said) -> torch.Tensor:
+    name = name or getattr(function, "__name__", "own")
+    return Metric(name, _OfLogits(function, name), differentiable=differentiable, reads_logits=True, unit=unit)
+
+
+@dataclass(frozen=True)
+class _OfLogits:
+    """The value of a metric of the user's own. No closure, for metrics are sent to other processes."""
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+    name: str
+
+    def __call__(self, said: Said) -> torch.Tensor:
         try:
-            found = function(said.logits)
+            found = self.function(said.logits)
         except Exception as error:  # whatever the user's function raises
-            raise InputError(f"metric {name!r} failed on logits of shape {tuple(said.logits.shape)} with {type(error).__name__}: "
+            raise InputError(f"metric {self.name!r} failed on logits of shape {tuple(said.logits.shape)} with {type(error).__name__}: "
                              f"{error}") from error
         if not isinstance(found, torch.Tensor) or found.shape != said.logits.shape[:-1]:
-            raise InputError(f"metric {name!r} turned logits of shape {tuple(said.logits.shape)} into "
+            raise InputError(f"metric {self.name!r} turned logits of shape {tuple(said.logits.shape)} into "
                              f"{tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__}; "
                              "it must return a tensor without the last dimension")
         return found.to(torch.promote_types(found.dtype, torch.float32))
-
-    name = name or getattr(function, "__name__", "own")
-    return Metric(name, value, differentiable=differentiable, reads_logits=True, unit=unit)
 
 
 def get_metric(name: str | Metric | Callable) -> Metric:
@@ -127,28 +157,35 @@ def get_metric(name: str | Metric | Callable) -> Metric:
         return name
     if callable(name):
         return from_logits(name)
-    return from_logits(_function_of(name)) if ".py:" in name else METRICS[one_of(name, METRICS, "metric")]
+    return from_logits(_FromFile(name)) if ".py:" in name else METRICS[one_of(name, METRICS, "metric")]
 
 
-def _function_of(spec: str) -> Callable:
-    """The function named by "file.py:function", from a file that the user wrote and named."""
-    path, _, name = spec.rpartition(":")
-    try:
-        found = runpy.run_path(path).get(name)
-    except OSError:
-        raise InputError(f"metric {spec!r}: there is no file {path!r}") from None
-    except Exception as error:  # whatever the user's file raises
-        raise InputError(f"metric {spec!r}: {path!r} cannot be run ({type(error).__name__}: {error})") from None
-    if not callable(found):
-        raise InputError(f"metric {spec!r}: {path!r} has no function {name!r}")
-    return found
+class _FromFile:
+    """The function named by "file.py:function", from a file that the user wrote and named. Another process reads the file itself."""
+
+    def __init__(self, spec: str):
+        path, _, self.__name__ = spec.rpartition(":")
+        try:
+            self.spec, self.function = spec, runpy.run_path(path).get(self.__name__)
+        except OSError:
+            raise InputError(f"metric {spec!r}: there is no file {path!r}") from None
+        except Exception as error:  # whatever the user's file raises
+            raise InputError(f"metric {spec!r}: {path!r} cannot be run ({type(error).__name__}: {error})") from None
+        if not callable(self.function):
+            raise InputError(f"metric {spec!r}: {path!r} has no function {self.__name__!r}")
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.function(logits)
+
+    def __reduce__(self):
+        return _FromFile, (self.spec,)
 
 
 METRICS = {m.name: m for m in (
     _LOG_ODDS,
     replace(_LOG_ODDS, name="odds_ratio", relative=True, unit="relative change of the odds"),
-    Metric("log_prob", lambda said: said.answers[..., 0], logarithmic=True),
-    Metric("prob", lambda said: said.answers[..., 0].exp(), unit="probability"),
+    Metric("log_prob", _log_prob, logarithmic=True),
+    Metric("prob", _prob, unit="probability"),
     Metric("logit_diff", _logit_diff, reads_logits=True, first_token=True, unit="logits"),
     Metric("kl", _kl, reads_logits=True, reads_base=True),
     _ACCURACY,

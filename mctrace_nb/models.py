@@ -19,6 +19,7 @@ from transformers.utils import logging
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hub import check_folder, only_cached, reason
 from mctrace_nb.layout import LanguageModel, check_family, wrap_model
+from mctrace_nb.ranks import leading
 from mctrace_nb.shipped import BUILT_IN, shipped
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,12 +164,33 @@ def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", devi
     (needs accelerate). offload_folder: where parts on "disk" are written if need be; default a temporary folder.
     tokenizer: instead of the model's own. A loaded model is taken as it is: only `tokenizer` matters then.
 
-    Only safetensors weights are read and no remote code is run. Raises InputError if the model cannot be loaded.
+    Only safetensors weights are read and no remote code is run. Where this process leads others (`join_ranks`), all of them load the
+    model, each on its own device: "cuda" is that of its local rank. Raises InputError if the model cannot be loaded.
     """
     if isinstance(name, nn.Module):
         if tokenizer is None:
             raise InputError("a loaded model needs its tokenizer; call load_model(model, tokenizer=...)")
         return wrap_model(name, tokenizer, getattr(name, "name_or_path", "") or "model")
+    how = dict(name=str(name), dtype=dtype, device=device, revision=revision, device_map=device_map, offload_folder=offload_folder)
+    team = leading()
+    if team is None:
+        return _loaded(**how, tokenizer=tokenizer)
+    if device_map is not None:
+        raise InputError(f"device_map={device_map!r} is for a single process; among {team.size} each has the whole model on a device of its "
+                         "own")
+    if device is not None and ":" in device:
+        raise InputError(f"device={device!r} is one for all of {team.size} processes; give 'cuda', and each takes that of its local rank")
+    number = next(team.numbers)
+    team.order("model", number=number, **how)
+    model, _ = team.tried(lambda: (_loaded(**how, tokenizer=tokenizer), None))
+    team.models[model] = number
+    weakref.finalize(model, team.forget, "model", number)
+    return model
+
+
+def _loaded(name: str, dtype: str, device: str | None, revision: str | None, device_map: str | dict | None,
+            offload_folder: str | os.PathLike | None, tokenizer) -> LanguageModel:
+    """What `load_model` loads in this process."""
     place, local = _find(name, revision)
     torch_dtype = DTYPES[one_of(str(dtype).removeprefix("torch."), DTYPES, "dtype")]
     if device_map is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ CORRUPTIONS = ("counterfactual", "noise", "zero", "mean")
 NEVER_RUN = ("zero", "mean")  # corruptions that give values without a corrupted run
 NOISE_ON = ("subject", "all")
 CACHES = ("device", "host", "recompute")
+COUNT = "count"  # beside the totals of sites
 
 
 @dataclass
@@ -77,7 +78,11 @@ def corrupted_from(examples: tuple[Example, ...], corruption: str, noise_on: str
 
 @dataclass(eq=False)
 class Sides:
-    """Prepares the sides of a trace, each once. Raises InputError for prompts or kinds that cannot be traced so."""
+    """Prepares the sides of a trace, each once. part: (first, step), which of the examples are run here: `examples`
+    are these alone, `everyone` all.
+
+    Raises InputError for prompts or kinds that cannot be traced so.
+    """
 
     model: LanguageModel
     examples: tuple[Example, ...]
@@ -91,6 +96,7 @@ class Sides:
     cache: str
     work: Work
     autocast: torch.dtype | None = None
+    part: tuple[int, int] = (0, 1)
     _made: dict = field(default_factory=dict)
     _rows: dict = field(default_factory=dict)
     _prefixes: dict = field(default_factory=dict)
@@ -110,6 +116,8 @@ class Sides:
             more = f"; and {len(uneven) - 5} more" * (len(uneven) > 5)
             raise InputError(f"{'; '.join(uneven[:5])}{more}; {' and '.join(kinds)} at positions={self.positions!r} needs equal "
                              "lengths (use components='head_output', positions='last')")
+        first, step = self.part
+        self.everyone, self.examples = self.examples, self.examples[first::step]
         self.batch_rows = self.batch_rows or batch_rows_for(self.model.width, len(self.rows(False).ids) / len(self.examples))
 
     def rows(self, corrupted: bool) -> Rows:
@@ -142,14 +150,17 @@ class Sides:
     @cached_property
     def _noise(self) -> torch.Tensor:
         """Noise on the embeddings of subjects or whole prompts, (n, longest prompt, width); one draw per prompt from the seed."""
-        longest = max(len(e.base) for e in self.examples)
+        first, step = self.part
+        longest, numbers = max(len(e.base) for e in self.examples), range(first, len(self.everyone), step)
         scale = self.noise_sd * self.model.embedding_sd
         width = self.model.model.get_input_embeddings().weight.shape[1]  # not always that of the layers
         made = torch.zeros(len(self.examples), longest, width)
         generator = torch.Generator().manual_seed(self.seed)
-        for i, e in enumerate(self.examples):
-            first, last = e.subject if self.noise_on == "subject" else (0, len(e.base))
-            made[i, first:last] = torch.randn(last - first, width, generator=generator)
+        for i, e in enumerate(self.everyone):  # all are drawn, so that a prompt's noise does not depend on where it is run
+            low, high = e.subject if self.noise_on == "subject" else (0, len(e.base))
+            drawn = torch.randn(high - low, width, generator=generator)
+            if i in numbers:
+                made[numbers.index(i), low:high] = drawn
         return made.to(self.model.device) * scale
 
     def _prepare(self, session: Session, corrupted: bool) -> Side:
@@ -170,21 +181,34 @@ class Sides:
         return {site: x if isinstance(x, tuple) else x.index_select(0, batch.chosen.to(x.device)) for site, x in recorded.items()}
 
     def _record(self, session: Session, other: Side) -> dict:
-        """The values that replace: those of the other run, zero, or means."""
+        """The values that replace: those of the other run, or zero."""
         if self.corruption == "zero":
             return dict.fromkeys(self.components.slices)
-        kept, count = {}, 0
-        for start in range(0, len(self.examples), self.batch_rows):
-            batch = other.rows.batch(np.arange(start, min(start + self.batch_rows, len(self.examples))))
-            count += len(batch.kept)
+        kept = {}
+        for batch in self._batches(other):
             for site, said in self._recorded(session, other, batch).items():
-                if self.corruption == "mean":
-                    kept[site] = kept.get(site, 0) + said.sum(0, keepdim=True, dtype=torch.promote_types(said.dtype, torch.float32))
-                else:  # into their final place at once: gathering the parts at the end would need twice the memory
-                    kept[site] = self._keep(kept.get(site), said, batch, other.rows)
-        if self.corruption == "mean":
-            return {site: (total / count).to(self.model.dtype) for site, total in kept.items()}
+                # Into their final place at once: gathering the parts at the end would need twice the memory.
+                kept[site] = self._keep(kept.get(site), said, batch, other.rows)
         return kept
+
+    def _batches(self, other: Side) -> Iterator[Batch]:
+        for start in range(0, len(self.examples), self.batch_rows):
+            yield other.rows.batch(np.arange(start, min(start + self.batch_rows, len(self.examples))))
+
+    def totals(self, session: Session, other: Side) -> dict:
+        """What means are made of: the sum of each site's values over all places where they are replaced, (1, ...), and under COUNT how
+        many places those are."""
+        found = {COUNT: torch.zeros((), dtype=torch.long, device=self.model.device)}
+        for batch in self._batches(other):
+            found[COUNT] += len(batch.kept)
+            for site, said in self._recorded(session, other, batch).items():
+                found[site] = found.get(site, 0) + said.sum(0, keepdim=True, dtype=torch.promote_types(said.dtype, torch.float32))
+        return found
+
+    def put_means(self, side: Side, totals: dict) -> None:
+        """The values of a side that replace others, from `totals` over all prompts."""
+        count = int(totals.pop(COUNT))
+        side.values, side.source = {site: (total / count).to(self.model.dtype) for site, total in totals.items()}, None
 
     def _keep(self, kept, said, batch: Batch, rows: Rows):
         """Copies one batch of recorded values into the cache, which is made at the first."""
@@ -216,7 +240,11 @@ class Sides:
 
     def keep(self, session: Session, side: Side) -> None:
         """Records a side's values if they are to be kept and are not there yet."""
-        if side.values is None and (self.cache != "recompute" or self.corruption in NEVER_RUN):
+        if side.values is not None or (self.cache == "recompute" and self.corruption not in NEVER_RUN):
+            return
+        if self.corruption == "mean":
+            self.put_means(side, self.totals(session, side.source))
+        else:
             side.values, side.source = self._record(session, side.source), None
 
 

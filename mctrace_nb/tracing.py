@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cached_property
 from typing import Callable, Sequence
@@ -15,17 +14,16 @@ from mctrace_nb.contract import check_contract
 from mctrace_nb.cost import Memory, Shape
 from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError, one_of
-from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.memory import keep_freed_memory
-from mctrace_nb.metrics import ANSWER_RULES, WITH_LOGITS, Metric, Said, get_metric, relative
-from mctrace_nb.passes import Host, Passes
-from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Sides, Work
+from mctrace_nb.metrics import ANSWER_RULES, WITH_LOGITS, Metric, Said, get_metric, next_word, relative
+from mctrace_nb.ranks import leading
+from mctrace_nb.running import AUTOCAST, Runs
+from mctrace_nb.serving import Served
+from mctrace_nb.sides import CACHES, CORRUPTIONS, NEVER_RUN, NOISE_ON, Side, Work
 from mctrace_nb.tasks import Task
 
 DIRECTIONS = ("replace", "restore")
-FEW_TOKENS = 32  # fewer in a pass take hardly less time, measured on two cores
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Trace(Effects):
@@ -66,10 +64,11 @@ class Trace(Effects):
         self.direction = one_of(direction, DIRECTIONS, "direction of a trace")
         self.cache = one_of(cache, CACHES, "cache")
         one_of(noise_on, NOISE_ON, "noise_on")
-        self._same = dict(components=self.components, positions=positions, corruption=corruption, metric=self.metric,
-                          seed=seed, split=split, answer_rule=answer_rule, noise_sd=noise_sd, noise_on=noise_on,
-                          direction=direction, cache=cache, batch_rows=batch_rows, autocast=autocast)
         self.autocast = None if autocast is None else AUTOCAST[one_of(autocast, AUTOCAST, "autocast")]
+        how = dict(components=self.components, positions=positions, corruption=corruption, metric=self.metric, seed=seed,
+                   answer_rule=answer_rule, noise_sd=noise_sd, noise_on=noise_on, direction=direction, cache=cache,
+                   batch_rows=batch_rows, autocast=autocast)
+        self._same = dict(how, split=split)
         self.examples = getattr(task, split)
         if not self.examples:
             raise InputError(f"task {task.name!r} has no held-out prompts; build it with heldout > 0")
@@ -84,14 +83,11 @@ class Trace(Effects):
         lengths = [max(len(e.base), len(e.counterfactual)) + max(len(e.target), len(e.foil)) for e in self.examples]
         for i, (e, length) in enumerate(zip(self.examples, lengths)):
             model.check_length(length, e.called(i))
-        self._sides = Sides(model, self.examples, self.components, positions, corruption, noise_sd, noise_on, seed,
-                            batch_rows, cache, self.work, self.autocast)
-        self.batch_rows = self._sides.batch_rows
+        team = leading()
+        how.update(model=model, examples=self.examples, work=self.work)
+        self._runs = Runs(**how) if team is None else Served(team, **how)
+        self.batch_rows = self._runs.batch_rows
         self.check_memory()
-        self._passes = Passes(model, self._sides, self.components, answer_rule, self.metric.reads_logits,
-                              self.metric.of_difference and all(len(e.target) == len(e.foil) == 1 for e in self.examples))
-        if self.metric.reads_base:
-            self._passes.base_logits = self._values(None, None, read=lambda said: said.logits)
         self.base_values = self._values(None, None)  # (n,), log y(0) for metrics with a logarithm
         bad = (~torch.isfinite(self.base_values)).nonzero().flatten().tolist()
         if bad:
@@ -129,7 +125,7 @@ class Trace(Effects):
     def next_token(self, masks, prompt: int) -> torch.Tensor:
         """(R, V) the probability of every token after one prompt, under masks `(R, N)`. Raises InputError for a prompt that there is not."""
         masks = self._as_masks(masks)
-        return self._with_logits._values(masks, self._as_examples([prompt], len(masks)), read=lambda said: said.logits.softmax(-1))[:, 0]
+        return self._with_logits._values(masks, self._as_examples([prompt], len(masks)), read=next_word)[:, 0]
 
     def _check_words(self) -> None:
         """Token ids mean something else to another tokenizer: a task is traced with the words it was made for."""
@@ -162,56 +158,32 @@ class Trace(Effects):
         return size * torch.tensor([1 - 2 * p for p in self.parts], device=self.model.device)
 
     def side(self, reverse: bool = False) -> Side:
-        """The run that is intervened on with the values that are put in, or (reverse) the other way round."""
-        return self._sides[reverse != (self.direction == "restore")]
+        """The run that is intervened on with the values that are put in, or (reverse) the other way round; of the prompts that this
+        process runs."""
+        return self._runs.side(reverse)
 
     @cached_property
     def shape(self) -> Shape:
-        """The tokens of its rows, for estimates; nothing is run."""
-        return Shape.of(self._sides.rows(self.direction == "restore"), self._sides.one_prefix)
+        """The tokens of the rows that this process runs, for estimates; nothing is run."""
+        return Shape.of(self._runs.sides.rows(self.direction == "restore"), self._runs.sides.one_prefix)
 
     def check_memory(self, rows: int = 0) -> None:
         """Raises InputError if this trace does not fit into memory, with a gradient through so many masks x prompts."""
         Memory.of(self.model, self.components.kinds, self.shape, self.corruption, self.cache, self.batch_rows,
-                  rows).check()
+                  -(-rows // self._runs.processes)).check(self._runs.here)
 
     def prepare(self) -> None:
         """Records the values to put in now, and not at the first effect that is asked for: searches do not pay for it."""
-        side = self.side()
-        with Session(self.model, self.autocast) as session, torch.no_grad():
-            self._sides.keep(session, side)
+        self._runs.prepare()
 
     # --- running ---
 
     def _values(self, masks: torch.Tensor | None, examples: np.ndarray | None, reverse: bool = False,
                 at: torch.Tensor | None = None, read: Callable[[Said], torch.Tensor] | None = None) -> torch.Tensor:
-        """Metric values, (R, b) or (b,) without masks, in as many forward passes as `batch_rows` asks for."""
-        side, total = self.side(reverse), 1 if masks is None else len(masks)
-        b = len(self) if examples is None else examples.shape[-1]
-        needs_gradient = masks is not None and masks.requires_grad and torch.is_grad_enabled()
-        many = masks is not None and not needs_gradient and (examples is None or examples.ndim == 1)
-        # Masks share more than prompts do, so prompts are cut first; but passes over hardly any tokens are slow.
-        prompts = max(self.batch_rows // total, math.ceil(FEW_TOKENS * len(self) / len(side.rows.ids))) if many else self.batch_rows
-        cuts = math.ceil(b / min(b, prompts, self.batch_rows))
-        parts = [examples] if cuts == 1 else np.array_split(np.arange(len(self)) if examples is None else examples, cuts, -1)
-        positions = [at] * cuts if at is None or cuts == 1 else at.tensor_split(cuts, 1)
-        host = Host(masks, self.components, at) if many else None
-        with Session(self.model, self.autocast) as session, torch.set_grad_enabled(needs_gradient):
-            values, start = None, 0
-            for part, where in zip(parts, positions):
-                found = self._passes.values(session, side, masks, part, self.batch_rows, read or self.metric.value, where, host)
-                if cuts == 1 or needs_gradient:
-                    values = found if values is None else torch.cat([values, found], 1)
-                    continue
-                if values is None:  # at once: many small results between large ones that are freed would split up the memory
-                    values = found.new_empty(total, b, *found.shape[2:])
-                values[:, start:start + found.shape[1]] = found
-                start += found.shape[1]
-        self.work.forwards += total * b
-        if needs_gradient and not values.requires_grad:
-            raise InputError(f"metric {self.metric.name!r} has no gradient; relaxed searches need one (of a function of your own say so "
-                             "with metrics.from_logits(function, differentiable=False))")
-        if needs_gradient:
+        """Metric values, (R, b) or (b,) without masks."""
+        values = self._runs.values(masks, examples, reverse, at, read)
+        self.work.forwards += values.shape[0] * values.shape[1]
+        if values.requires_grad:
             values.register_hook(self._count_backwards)
         return values if masks is not None else values[0]
 

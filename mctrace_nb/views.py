@@ -219,15 +219,16 @@ def transfer(selections: Sequence[Selection], traces: Sequence[Effects], draws: 
     return pd.DataFrame(rows)
 
 
+def _knows(said: Said) -> torch.Tensor:
+    return (said.logits.argmax(-1) == said.tokens[..., 1]).to(said.answers.dtype)
+
+
 def known(model: LanguageModel, task: Task) -> Task:
     """The task with only those pairs whose base prompt the model continues with the foil, its own answer (first token).
 
     As in Meng et al. 2022: what a model does not know cannot be traced in it. Raises InputError if nothing is left.
     """
-    def knows(said: Said) -> torch.Tensor:
-        return (said.logits.argmax(-1) == said.tokens[..., 1]).to(said.answers.dtype)
-
-    metric = Metric("knows", knows, differentiable=False, reads_logits=True)
+    metric = Metric("knows", _knows, differentiable=False, reads_logits=True)
     kept = []
     for split in ("search", "heldout"):
         examples = getattr(task, split)

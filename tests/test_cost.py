@@ -145,6 +145,6 @@ def test_a_prefix_that_serves_both_runs_is_computed_once(monkeypatch, corruption
     trace = Trace(lm, task, "head_output", corruption=corruption, positions=positions)
     trace.total_effects()
     assert len(calls) - 1 == prefixes  # one more was run to check the model's contract
-    size = sum({x.data_ptr(): 8 * x.numel() for side in trace._sides._made.values() for pair in side.prefix for x in pair}.values())
+    size = sum({x.data_ptr(): 8 * x.numel() for side in trace._runs.sides._made.values() for pair in side.prefix for x in pair}.values())
     expected = mct.estimate(lm, task, "head_output", corruption=corruption, positions=positions).memory.prefix
     assert size == expected if prefixes == 1 else size <= expected

@@ -89,14 +89,14 @@ def test_two_words_say_what_the_whole_vocabulary_says(lm, monkeypatch):
     """Soft caps and scales of logits act on them too."""
     task = random_task(n=4, answers=(1, 1))
     trace = Trace(lm, task, "head_output")
-    assert trace._passes.two_words
+    assert trace._runs.passes.two_words
     masks = some_masks(len(trace.components), lm.dtype)
     few = trace.effects(masks)
     monkeypatch.setattr(hooks.Session, "can_pick", False)
     whole = Trace(lm, task, "head_output")
     torch.testing.assert_close(whole.effects(masks), few, **near(lm))
     torch.testing.assert_close(whole.base_values, trace.base_values, **near(lm))
-    assert not Trace(lm, task, "head_output", metric="log_prob")._passes.two_words
+    assert not Trace(lm, task, "head_output", metric="log_prob")._runs.passes.two_words
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -87,10 +87,10 @@ def test_top_level_is_what_was_agreed():
 
 def test_rooms_import_only_from_lower_floors():
     """The drawing of the rooms: who may import whom."""
-    floor = {"errors": 0, "memory": 0, "hub": 1, "shipped": 1, "progress": 0, "metrics": 1, "components": 1, "results": 1, "grammar": 1, "stats": 1, "tutorial": 2, "layout": 2, "models": 2, "published": 2,
-             "preflight": 3, "tasks": 2, "rows": 3, "mixing": 3, "packing": 3, "skipping": 3, "hooks": 3, "sides": 3, "passes": 3, "contract": 3, "cost": 3, "effects": 3, "tracing": 4, "apply": 4, "desiderata": 5, "views": 5, "relax": 5, "landscape": 5, "counting": 5, "path": 5, "guided": 5, "rivals": 5, "search": 6, "explain": 7, "stability": 7, "words": 7, "compare": 7,
+    floor = {"errors": 0, "memory": 0, "hub": 1, "shipped": 1, "progress": 0, "ranks": 1, "metrics": 1, "components": 1, "results": 1, "grammar": 1, "stats": 1, "tutorial": 2, "layout": 2, "models": 2, "published": 2,
+             "preflight": 3, "tasks": 2, "rows": 3, "mixing": 3, "packing": 3, "skipping": 3, "hooks": 3, "sides": 3, "passes": 3, "contract": 3, "running": 3, "serving": 3, "cost": 3, "effects": 3, "tracing": 4, "apply": 4, "desiderata": 5, "views": 5, "relax": 5, "landscape": 5, "counting": 5, "path": 5, "guided": 5, "rivals": 5, "search": 6, "explain": 7, "stability": 7, "words": 7, "compare": 7,
              "plots": 7, "paper": 8, "referee": 8, "report": 8, "sizing": 8, "widgets": 8, "check": 8, "bench": 9, "parameters": 8, "run": 9, "course": 9, "study": 9, "__main__": 10}
-    order = ["layout", "models", "published", "tasks", "tutorial", "rows", "mixing", "packing", "skipping", "hooks", "sides", "passes", "contract", "cost", "effects", "counting", "relax", "landscape", "path", "guided", "rivals", "sizing", "widgets", "check", "words", "explain", "stability", "plots", "compare", "report", "parameters", "run", "course", "study", "bench"]  # inside one floor, in this order
+    order = ["layout", "models", "published", "tasks", "tutorial", "rows", "mixing", "packing", "skipping", "hooks", "sides", "passes", "contract", "running", "serving", "cost", "effects", "counting", "relax", "landscape", "path", "guided", "rivals", "sizing", "widgets", "check", "words", "explain", "stability", "plots", "compare", "report", "parameters", "run", "course", "study", "bench"]  # inside one floor, in this order
     for path in (ROOT / "mctrace_nb").rglob("*.py"):
         room = path.relative_to(ROOT / "mctrace_nb").parts[0].removesuffix(".py")
         if room == "__init__":

@@ -29,7 +29,7 @@ def logits_under(trace, mask, reverse=False):
     side = trace.side(reverse)
     batch = side.rows.batch()
     with Session(trace.model) as session, torch.no_grad():
-        mixture = None if mask is None else trace._passes._mixture(session, side, batch, mask[None], list(trace.components.slices), None)
+        mixture = None if mask is None else trace._runs.passes._mixture(session, side, batch, mask[None], list(trace.components.slices), None)
         return session.run(batch, 1, side.prefix, side.noise, mixture)[0]
 
 
