@@ -19,6 +19,7 @@ import pytest
 from toy_study import records, toy_grid
 
 from mctrace_nb.errors import InputError
+from mctrace_nb.study.costs import Forecast
 from mctrace_nb.study.driver import Driver, sweep
 from mctrace_nb.study.folder import owned, state_of
 from mctrace_nb.study.grid import read
@@ -126,6 +127,12 @@ def test_no_more_at_once_than_workers_and_memory_allow():
         driver = Driver(pool, job, 3, lambda name, flying: name.islower() or not any(n.isupper() for n in flying))
         assert driver.run(orders, told.append) == "" and len(told) == 8
     assert max(map(len, most)) == 3 and max(sum(n.isupper() for n in at_once) for at_once in most) == 1
+
+
+def test_the_longest_runs_start_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(Forecast, "minutes", lambda self, name: float(name.partition("-")[0]))
+    quick(toy_grid(tmp_path, number=[1, 3, 2, 9]), tmp_path / "out", workers=1)
+    assert [r["axes"]["number"] for r in sorted(records(tmp_path / "out").values(), key=lambda r: float(r["started"]))] == [9, 3, 2, 1]
 
 
 def test_a_run_that_fits_nowhere_is_refused_with_its_numbers(tmp_path):

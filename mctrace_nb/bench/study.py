@@ -5,6 +5,7 @@ Everything else is real: the driver, the scheduler and its workers as processes 
 
 from __future__ import annotations
 
+import heapq
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import nbformat
 
@@ -73,6 +74,14 @@ def _grid(folder: Path, **axes) -> Path:
     return folder / "grid.yaml"
 
 
+def last_end(seconds: Sequence[float], workers: int) -> float:
+    """When the last of some runs ends, the longest handed out first to whichever worker is free."""
+    free = [0.0] * workers
+    for length in sorted(seconds, reverse=True):
+        heapq.heapreplace(free, free[0] + length)
+    return max(free)
+
+
 def on_paper(beside: float, driver: float) -> str:
     """What a study of real models would take on the CPU, from estimates of its runs and measured seconds: beside a run's passes, and in the driver."""
     costs = [estimate(published_config(name), **ANALYSIS) for name in SIZES]
@@ -83,7 +92,7 @@ def on_paper(beside: float, driver: float) -> str:
     lines = [f"{runs:,} runs: {duration(total / 60)} of work on two cores each, a run {total / runs / 60:.0f} minutes on average and {longest / 60:.0f} at most, "
              f"{sum(weights):.0f} GiB of weights", "  workers  all runs  driver busy  file system busy  downloads once  downloads by every worker"]
     for workers in WORKERS:
-        wall = total / workers + longest * (workers > 1)
+        wall = last_end([60 * c.minutes + beside for c in costs for _ in range(each)], workers)
         read = each * sum(weights) + runs * RUN_GIB  # every run reads its model's weights
         apart = min(workers, each) * sum(weights)
         lines.append(f"  {workers:>7}  {duration(wall / 60):>8}  {driver * runs / wall:>11.4%}  {read / DISK_GIB / wall:>16.2%}  "

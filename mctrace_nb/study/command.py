@@ -104,7 +104,7 @@ def _sweep(given: argparse.Namespace) -> int:
     if swept.stopped:
         print(f"mctrace_nb sweep: {swept.stopped}; {again}", file=sys.stderr)
     elif swept.failed:
-        print(f"mctrace_nb sweep: {swept.failed} runs failed (see table.csv); once mended, {again} --retry-failed", file=sys.stderr)
+        print(f"mctrace_nb sweep: {swept.failed} run{'s' * (swept.failed > 1)} failed (see table.csv); once mended, {again} --retry-failed", file=sys.stderr)
     return 1 if swept.failed or swept.missing else 0
 
 

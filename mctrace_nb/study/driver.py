@@ -143,7 +143,7 @@ def sweep(grid: str | Path | Grid, out: str | Path, workers: int | None = None, 
     workers = workers_of(workers)
     seen = forecast(grid, memory_gib, workers, progress)
     with owned(grid, out) as state:
-        todo = state.todo(retry_failed)
+        todo = sorted(state.todo(retry_failed), key=lambda run: -seen.minutes(run.name))  # the longest first, lest all wait for one at the end
         fetch_models(todo)
         teller, stop = Teller([run.name for run in todo], seen, progress), threading.Event()
         # What runs elsewhere has the memory of elsewhere.

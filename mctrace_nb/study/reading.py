@@ -276,7 +276,9 @@ def excerpt(folder: str | Path, out: str | Path) -> Path:
         if status != "missing":
             target.mkdir(parents=True)
         if (source / "run.json").is_file():
-            shutil.copy(source / "run.json", target)
+            record = json.loads((source / "run.json").read_text(encoding="utf-8"))
+            record = {key: value for key, value in record.items() if key not in ("host", "started")}  # nobody else's business
+            (target / "run.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
         if status == "done":
             result = json.loads((source / "result.json").read_text(encoding="utf-8"))
             (target / "result.json").write_text(json.dumps({key: result[key] for key in READ}) + "\n", encoding="utf-8")
