@@ -17,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from typing import Iterator
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -69,7 +70,7 @@ def make_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
         initializer_range=recipe.first_weights, bos_token_id=1, eos_token_id=2, pad_token_id=0))
 
 
-def batches(recipe: Recipe, tokenizer) -> "Iterator[torch.Tensor]":
+def batches(recipe: Recipe, tokenizer) -> Iterator[torch.Tensor]:
     """Endless batches of token ids `(batch, longest sentence)`, padded on the right with 0."""
     rng = Random(f"train/{recipe.seed}")
     ids = tokenizer.get_vocab()

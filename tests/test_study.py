@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from toy_study import records, toy_grid
 
-from mctrace_nb.errors import InputError
 from mctrace_nb.study.costs import Forecast
 from mctrace_nb.study.driver import Driver, sweep
 from mctrace_nb.study.folder import owned, state_of
@@ -254,12 +253,12 @@ def test_a_run_has_its_limit_of_time(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_disk_that_is_full(tmp_path):
-    """A sweep on a file system of 150 kilobytes, mounted for this process alone; a run leaves 20 or so."""
+    """A sweep on a file system of 112 kilobytes, mounted for this process alone; a run leaves 20 or so."""
     disk, grid = tmp_path / "disk", toy_grid(tmp_path, number=list(range(12)))
     disk.mkdir()
     if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(disk)], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a file system")
-    fill = f"mount -t tmpfs -o size=150k none {disk} && mkdir {disk}/out"
+    fill = f"mount -t tmpfs -o size=112k none {disk} && mkdir {disk}/out"
     look = f"ls -A {disk}/out/runs; cat {disk}/out/runs/*/run.json | grep -c done"
     done = subprocess.run(["unshare", "-rm", "sh", "-c", f"{fill}; {sys.executable} -m mctrace_nb sweep {grid} --out {disk}/out --workers 1; echo status $?; {look}"],
                           capture_output=True, text=True)

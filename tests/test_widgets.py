@@ -89,7 +89,7 @@ def test_bad_input_is_said_inside_and_other_errors_are_raised():
 
 def test_durations():
     assert [duration(m) for m in (0, 0.5, 30, 150, 5000, 3e6, 1e12)] == [
-        "1 seconds", "30 seconds", "30 minutes", "2 hours", "3 days", "6 years", "more than a thousand years"]
+        "1 second", "30 seconds", "30 minutes", "2 hours", "3 days", "6 years", "more than a thousand years"]
 
 
 @pytest.mark.parametrize("name, parameters", [("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("Qwen/Qwen3-0.6B-Base", 596_049_920),

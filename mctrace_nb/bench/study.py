@@ -47,8 +47,8 @@ def sleeping(order: dict, stop=None) -> dict:
 
 
 @contextmanager
-def cluster(folder: Path, workers: int = 2) -> Iterator[str]:
-    """The address of a Dask scheduler with so many workers of one thread, all processes of their own on loopback."""
+def cluster(folder: Path, workers: int = 2) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """The address of a Dask scheduler, and its workers, of one thread each; all processes of their own on loopback."""
     module, quiet = [sys.executable, "-m"], dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     known = folder / "scheduler.json"
     started = [subprocess.Popen([*module, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
@@ -59,7 +59,7 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[str]:
         address = json.loads(known.read_text())["address"]
         started += [subprocess.Popen([*module, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
                                       "--local-directory", str(folder)], **quiet) for _ in range(workers)]
-        yield address
+        yield address, started[1:]
     finally:
         for process in started:
             process.kill()
@@ -107,7 +107,7 @@ def measure(quick: bool) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         grid = read(_grid(folder, number=list(range(number)), seconds=[SLEEP]))
-        with cluster(folder) as address, dask_executor(address) as executor:
+        with cluster(folder) as (address, _), dask_executor(address) as executor:
             start = time.perf_counter()
             swept = sweep(grid, folder / "out", executor=executor, progress=False, job=sleeping)
             took = time.perf_counter() - start

@@ -100,10 +100,13 @@ def fetch_models(runs: Iterable[Run]) -> None:
     """Downloads each model of the hub once, before many runs would ask for it at the same moment. What fails here, runs will say."""
     from huggingface_hub import snapshot_download
 
+    from mctrace_nb.hub import only_cached
+
     for name, revision in dict.fromkeys((r.parameters.get("model", "tutorial"), r.parameters.get("revision") or None) for r in runs):
         if name not in BUILT_IN and not Path(name).exists():
             with suppress(Exception):
-                snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
+                if not only_cached(name, revision):
+                    snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"])
 
 
 @contextmanager
@@ -164,7 +167,10 @@ def sweep(grid: str | Path | Grid, out: str | Path, workers: int | None = None, 
             if not executor:
                 driver.executor.shutdown(wait=True, cancel_futures=True)
             teller.close()
-            write_whole(out / "table.csv", table(grid, out).to_csv())
+            try:
+                write_whole(out / "table.csv", table(grid, out).to_csv())
+            except OSError as error:  # most likely what has ended the sweep
+                why = why or f"{out} cannot be written ({error.strerror})"
         after = state_of(grid, out)
         if after.done and grid.notebook is None and not why and (todo or not (out / "study.html").exists()):
             why = summarise(grid, out)
