@@ -7,12 +7,11 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
 from toy_study import records, toy_grid
 
 from mctrace_nb.bench.study import RUNS, cluster, measure
 from mctrace_nb.errors import InputError
-from mctrace_nb.study.driver import Driver, dask_executor
+from mctrace_nb.study.driver import dask_executor
 
 
 @pytest.mark.slow
@@ -37,21 +36,6 @@ def test_no_scheduler_is_said_in_one_line():
     with pytest.raises(InputError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         with dask_executor("tcp://127.0.0.1:9", seconds=1):
             pass
-
-
-@pytest.mark.slow
-def test_many_runs_are_handed_over_and_taken_back(tmp_path, monkeypatch):
-    """The driver alone, through Dask's executor: 300 orders that do nothing."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")])))
-    with cluster(tmp_path) as (address, _):
-        told = []
-        with dask_executor(address) as executor:
-            assert Driver(executor, nothing).run([dict(name=str(i)) for i in range(300)], told.append) == ""
-    assert sorted(int(r["name"]) for r in told) == list(range(300))
-
-
-def nothing(order):
-    return dict(name=order["name"], status="done")
 
 
 @pytest.mark.long
