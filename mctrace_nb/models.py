@@ -176,8 +176,8 @@ def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", devi
     if team is None:
         return _loaded(**how, tokenizer=tokenizer)
     if device_map is not None:
-        raise InputError(f"device_map={device_map!r} is for a single process; among {team.size} each has the whole model on a device of its "
-                         "own")
+        raise InputError(f"device_map={device_map!r} is for a single process; among {team.size} each has the whole model on a device "
+                         "of its own")
     if device is not None and ":" in device:
         raise InputError(f"device={device!r} is one for all of {team.size} processes; give 'cuda', and each takes that of its local rank")
     number = next(team.numbers)

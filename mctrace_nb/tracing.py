@@ -64,7 +64,8 @@ class Trace(Effects):
         self.direction = one_of(direction, DIRECTIONS, "direction of a trace")
         self.cache = one_of(cache, CACHES, "cache")
         one_of(noise_on, NOISE_ON, "noise_on")
-        self.autocast = None if autocast is None else AUTOCAST[one_of(autocast, AUTOCAST, "autocast")]
+        if autocast is not None:
+            one_of(autocast, AUTOCAST, "autocast")
         how = dict(components=self.components, positions=positions, corruption=corruption, metric=self.metric, seed=seed,
                    answer_rule=answer_rule, noise_sd=noise_sd, noise_on=noise_on, direction=direction, cache=cache,
                    batch_rows=batch_rows, autocast=autocast)

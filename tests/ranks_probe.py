@@ -40,7 +40,8 @@ def asked(trace, generator):
     few = torch.randint(b, (4,), generator=generator)
     own = torch.randint(b, (5, 3), generator=generator)
     found = dict(base=trace.base_values, work=count(trace), effects=trace.effects(masks), prepared=count(trace),
-                 some=trace.effects(masks, few), own=trace.effects(masks, own), one=trace.effects(masks[0]), last=trace.effects(masks, torch.tensor([b - 1])))
+                 some=trace.effects(masks, few), own=trace.effects(masks, own), one=trace.effects(masks[0]),
+                 last=trace.effects(masks, torch.tensor([b - 1])))
     if trace.positions == "all":
         at = torch.randint(3, (5, 4), generator=generator)
         found["at"] = trace.effects(masks, few, at=at)
