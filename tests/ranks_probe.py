@@ -47,6 +47,8 @@ def asked(trace, generator):
         found["at"] = trace.effects(masks, few, at=at)
         found["own at"] = trace._effect(trace._values(masks, own.numpy(), at=at[:, :3]), own.numpy(), None)
     if trace.metric.differentiable:
+        for _ in range(4):  # nobody asks for these gradients, so no rank keeps them
+            trace.effects(masks.clone().requires_grad_(), few)
         for name, examples in (("", None), (" of some", few), (" of own", own)):
             leaf = masks.clone().requires_grad_()
             effects = trace.effects(leaf, examples)
