@@ -44,9 +44,11 @@ def _refused(prog: str, error: Exception) -> int:
 
 
 def _trace(argv: list[str]) -> int:
-    from mctrace_nb.ranks import LEADS, my_rank
+    rank = None
+    if "RANK" in os.environ:  # else there is one process, and no need to import torch for its options
+        from mctrace_nb.ranks import LEADS, my_rank
 
-    rank = my_rank()
+        rank = my_rank()
     if rank and not {"-h", "--help"} & set(argv):  # the first of several processes does all that is seen
         from mctrace_nb.serving import join_ranks
 

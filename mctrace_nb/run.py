@@ -30,8 +30,6 @@ class AnalysisFailed(RuntimeError):
 
 def check_out(out: Path, force: bool) -> None:
     """Raises InputError unless the folder can be made or replaced. Only an empty folder or an earlier run is replaced."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder")
     if Path.cwd().is_relative_to(out):
         raise InputError(f"--out {out} is where you are, or above it; give a new folder, for example runs/first")
     if out.is_dir() and any(out.iterdir()):
@@ -43,7 +41,9 @@ def check_out(out: Path, force: bool) -> None:
 
 
 def check_writable(out: Path) -> None:
-    """Raises InputError if a folder cannot be made there."""
+    """Raises InputError if there is no folder and none can be made."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder")
     above = next(p for p in (out, *out.parents) if p.exists())
     if not os.access(above, os.W_OK) or not above.is_dir():
         raise InputError(f"--out {out}: no permission to write in {above}; choose another folder")

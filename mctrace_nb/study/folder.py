@@ -60,8 +60,6 @@ def state_of(grid: Grid, out: Path) -> State:
 
 def check_folder(out: Path) -> None:
     """Raises InputError unless a study can be made or continued there; nothing is created."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder")
     if out.is_dir() and any(p.name not in (LOCK, OWNER) for p in out.iterdir()) and not (out / MANIFEST).exists():
         raise InputError(f"--out {out} holds files that are not of a study; give another folder")
     check_writable(out)
