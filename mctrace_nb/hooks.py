@@ -54,17 +54,21 @@ def _through_the_door(kernel: str):
         lies = _RUNNING.get() or Whole(len(query))
         session.passed[layer] = session.passed.get(layer, 0) + 1
         session.keep("head_pattern", layer, tuple(x[0].transpose(0, 1) for x in (query, key)))  # (m, heads, head width)
+        session.keep("value", layer, value.transpose(1, 2))
         query, key, value = map(lies.split, (query, key, value))
         session.keep("keys", layer, (key, value))
         keys, values = session.before[layer]
         whole = lies.after(values, value)
 
-        def attend(query, key, keys):
-            return lies.join(inner(module, query, lies.after(keys, key), whole, attention_mask, **kwargs)[0])
+        def attend(query, key, keys, values=whole):
+            return lies.join(inner(module, query, lies.after(keys, key), values, attention_mask, **kwargs)[0])
 
         def patterned(query_, key_, keys):  # the same values, attended to by the other run's queries and keys
             return attend(*(lies.heads(x.to(query.device, query.dtype)) for x in (query_, key_)), keys)
 
+        if session.wants("pattern", layer):  # attention over values that say only where they stand is the pattern itself
+            places = lies.split(session.places[None, None].expand(1, value.shape[1], -1, -1).to(value))
+            session.keep("pattern", layer, attend(query, key, None, places))
         return session.at_attention(layer, attend(query, key, keys), patterned), None
 
     return attention
@@ -96,7 +100,7 @@ class Session:
         self._clear()
 
     def _clear(self) -> None:
-        self.mixture = self.record = self.noise = self.reads = self.words = self._read = None
+        self.mixture = self.record = self.noise = self.reads = self.words = self.places = self._read = None
         self.before = [(None, None)] * len(self.lm.layers)  # keys and values of the prefix, a pair a layer
         self.passed: dict[int, int] = {}  # how often each layer came through the door
 
@@ -146,9 +150,12 @@ class Session:
 
     # --- what happens inside the forward pass ---
 
+    def wants(self, kind: str, layer: int) -> bool:
+        return self.record is not None and (kind, layer) in self.record
+
     def keep(self, kind: str, layer: int, said) -> None:
         """Records what is said at one place, if it is asked for."""
-        if self.record is not None and (kind, layer) in self.record:
+        if self.wants(kind, layer):
             self.record[kind, layer] = tuple(x.detach() for x in said) if isinstance(said, tuple) else said[0].detach()
 
     def _site(self, x: torch.Tensor, layer: int, *kinds: str) -> torch.Tensor:
@@ -209,6 +216,7 @@ class Session:
         return type(head) is nn.Linear and not head.weight.is_meta
 
     def _add_noise(self, _, __, output):
+        self.keep("embed", 0, output)
         return None if self.noise is None else output + self.noise.to(output)
 
     # --- running ---
@@ -232,6 +240,8 @@ class Session:
         self.before = prefix or self.before
         self.noise = None if noise is None else _at(noise, batch.examples[batch.row], batch.positions).repeat(copies, 1)
         ids, positions = batch.ids.repeat(copies)[None], batch.positions.repeat(copies)[None]
+        if any(kind == "pattern" for kind, _ in self.record):
+            self.places = torch.nn.functional.one_hot(positions[0])  # (m, longest)
         running = _RUNNING.set(Packed(batch, copies))
         try:
             with only(self.lm, first, last, stream) as above, self._precision():
