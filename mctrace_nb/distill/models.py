@@ -1,0 +1,105 @@
+"""Teacher and student: GPT-2s of two sizes, trained on derivations of `problems` with a word-level tokenizer of their own.
+
+The teacher is trained until it is good. A student gets a short start, after which it writes derivations that look right and mostly are
+not; the rest it has to learn from the teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from mctrace_nb.distill import problems
+from mctrace_nb.progress import bar
+
+SPECIAL = ("<pad>", "<bos>", problems.END, "<unk>")
+POSITIONS = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights of a model."""
+
+    layers: int
+    width: int
+    steps: int
+    heads: int = 4
+    batch: int = 128
+    learning_rate: float = 2e-3
+    first_weights: float = 0.05  # standard deviation; GPT-2's 0.02 suits a width of 768
+    seed: int = 0
+
+
+TEACHER = Recipe(layers=4, width=96, steps=5000)
+STUDENT = Recipe(layers=2, width=48, steps=600)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, `<bos>` set before every text."""
+    words = [*SPECIAL, *problems.vocabulary()]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token=problems.END,
+                                   unk_token="<unk>", model_max_length=POSITIONS)
+
+
+def make_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
+    """Random weights. No dropout: a ratio of two probabilities of one student would be noise under it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return GPT2LMHeadModel(GPT2Config(
+            vocab_size=vocabulary, n_positions=POSITIONS, n_embd=recipe.width, n_layer=recipe.layers, n_head=recipe.heads,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=recipe.first_weights,
+            bos_token_id=1, eos_token_id=2, pad_token_id=0))
+
+
+def pretrain(recipe: Recipe, what: str = "model"):
+    """Supervised training on derivations (the loss is that of the answer); returns `(model in eval mode, tokenizer)`."""
+    torch.set_num_threads(1)  # sums in one order: the weights do not depend on the number of cores
+    tokenizer = make_tokenizer()
+    ids, model = tokenizer.get_vocab(), make_model(recipe, len(tokenizer))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps)
+    said = problems.problems(f"train/{recipe.seed}")
+    progress = bar(range(recipe.steps), f"training a {what}")
+    for step in progress:
+        # every prompt and every answer is equally long, so there is nothing to pad
+        rows = [f"<bos> {p.prompt} {problems.derivation(p, walk)} {problems.END}".split() for p, walk in islice(said, recipe.batch)]
+        batch = torch.tensor([[ids[word] for word in row] for row in rows])  # (batch, prompt + answer)
+        labels = batch.clone()
+        labels[:, :-problems.ANSWER_TOKENS] = -100
+        loss = model(input_ids=batch, labels=labels).loss
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 100 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+    return model.eval(), tokenizer
+
+
+def write(out: Path, model, tokenizer, card: dict) -> None:
+    """Saves model, tokenizer and card; the folder appears whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as made:
+        folder = Path(made) / "model"
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "training.json").write_text(json.dumps(card, indent=1) + "\n")
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+
+
+def card_of(recipe: Recipe, seconds: float, quality: dict) -> dict:
+    return dict(recipe=asdict(recipe), torch=torch.__version__, training_seconds=round(seconds), held_out=quality)
