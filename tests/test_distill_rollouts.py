@@ -1,0 +1,152 @@
+"""Pairs of models and what students write: caches, padding, ends of text, and refusals."""
+
+import copy
+
+import pytest
+import torch
+
+from mctrace_nb.distill import losses as L
+from mctrace_nb.distill.loop import Training, distill, rollout_speed
+from mctrace_nb.distill.pairs import answer_logp, pair
+from mctrace_nb.distill.rollouts import write_rollouts
+from mctrace_nb.errors import InputError
+
+V, END = 12, 3
+
+
+class Words:
+    """A tokenizer that knows its words and its end."""
+
+    pad_token_id = 0
+
+    def __init__(self, words=V, end=END, other=None):
+        self.words, self.eos_token_id = {f"w{i}": i for i in range(words)}, end
+        if other:
+            self.words[other] = self.words.pop(f"w{words - 1}")
+
+    def get_vocab(self):
+        return self.words
+
+
+def small(family="gpt2", seed=0, width=V, dtype=torch.float64):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(family, vocab_size=width, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                                  num_key_value_heads=1, head_dim=8, max_position_embeddings=32, initializer_range=0.4, pad_token_id=0,
+                                  bos_token_id=1, eos_token_id=END)
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config).to(dtype).eval()
+
+
+PROMPTS = [[1, 5, 6, 7], [1, 8], [1, 9, 10, 4, 2, 6]]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_rollouts_of_padded_prompts_have_the_probabilities_of_each_alone(family):
+    model = small(family)
+    found = write_rollouts(model, PROMPTS * 8, END, 6, seed=0, vocabulary=V)
+    scored = answer_logp(model, found, V)
+    torch.testing.assert_close(L.picked(scored, found.tokens)[found.valid], found.logp[found.valid], rtol=0, atol=1e-10)
+    answers = found.answers()
+    assert {len(a) for a in answers} > {1, 6}  # some end early and some are cut off
+    for i, (prompt, answer) in enumerate(zip(PROMPTS * 8, answers)):
+        assert END not in answer[:-1] and (answer[-1] == END or len(answer) == 6)
+        alone = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1:-1].log_softmax(-1)
+        torch.testing.assert_close(scored[i, :len(answer)], alone, rtol=0, atol=1e-10)
+
+
+def test_rollouts_follow_the_model_and_the_seed():
+    model = small()
+    a, b, c = (write_rollouts(model, PROMPTS, END, 6, seed) for seed in (0, 0, 1))
+    assert torch.equal(a.tokens, b.tokens) and not torch.equal(a.tokens[:, :1], c.tokens[:, :1])
+    n = 4000
+    first = write_rollouts(model, [PROMPTS[0]] * n, END, 1, 0).tokens[:, 0]
+    p = model(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1).detach()
+    share = torch.bincount(first, minlength=V) / n
+    assert float((share - p).abs().max()) < 4 * (0.25 / n) ** 0.5 < float(p.max() - p.min())
+    part = a.part(slice(1, 3))
+    assert torch.equal(part.tokens, a.tokens[1:3]) and torch.equal(part.ids, a.ids[1:3])
+
+
+def test_logits_beyond_the_vocabulary_are_padding():
+    student, teacher = small(width=V + 4), small("llama", width=V + 9, seed=1)
+    both = pair(student, teacher, Words())
+    assert both.vocabulary == V
+    found = write_rollouts(student, PROMPTS * 40, both.end, 5, 0, both.vocabulary)
+    assert int(found.tokens.max()) < V
+    for logp in (both.student_logp(found), both.teacher_logp(found)):
+        torch.testing.assert_close(logp.exp().sum(-1), torch.ones(logp.shape[:2], dtype=logp.dtype))
+
+
+def test_ends_of_text_are_mapped():
+    student, teacher = small(), small(seed=1)
+    same, mapped = pair(student, teacher, Words()), pair(student, teacher, Words(), Words(end=7))
+    found = write_rollouts(student, PROMPTS * 8, END, 5, 0)
+    a, b = same.teacher_logp(found), mapped.teacher_logp(found)
+    torch.testing.assert_close(a[..., END], b[..., 7])
+    torch.testing.assert_close(a[..., 7], b[..., END])
+    others = [i for i in range(V) if i not in (END, 7)]
+    torch.testing.assert_close(a[..., others], b[..., others])
+    assert not a.requires_grad and mapped.student_logp(found).requires_grad
+
+
+def test_what_does_not_fit_is_refused():
+    student, teacher = small(), small(seed=1)
+    for given, message in (((student, student, Words()), "one module"),
+                           ((student, teacher, Words(), Words(other="moon")), "2 words differ, 'moon' has id None and 11"),
+                           ((student, small(width=9), Words()), "the teacher says 9 words, its tokenizer knows 12"),
+                           ((student, teacher, Words(end=None)), "student's end of text is None"),
+                           ((student, teacher, Words(), Words(end=40)), "teacher's end of text is 40")):
+        with pytest.raises(InputError, match=message):
+            pair(*given)
+    for given, message in ((([], END, 3, 0), "no prompt"), (([[1], []], END, 3, 0), "empty one"), ((PROMPTS, END, 0, 0), "new_tokens=0")):
+        with pytest.raises(InputError, match=message):
+            write_rollouts(student, *given)
+    with torch.no_grad():
+        student.lm_head.weight[4] = float("nan")
+    with pytest.raises(InputError, match="not finite while it writes"):
+        write_rollouts(student, PROMPTS, END, 3, 0)
+
+
+def endless(prompts):
+    while True:
+        yield from prompts
+
+
+@pytest.mark.parametrize("name", [*L.ARMS])
+def test_distillation_moves_the_student_towards_the_teacher(name):
+    start, teacher = small(seed=2, dtype=torch.float32), small("llama", seed=1, dtype=torch.float32)
+    before, told = copy.deepcopy(start), copy.deepcopy(teacher.state_dict())
+    both = pair(start, teacher, Words())
+    how = Training(steps=25, batch=12, updates=2, learning_rate=1e-2, new_tokens=4, every=5)
+    history = distill(both, endless(PROMPTS), L.Objective(name, tau=0.5, k=4), how, seed=0)
+    assert [row["step"] for row in history] == [0, 5, 10, 15, 20, 24]
+    assert all(0 <= row["gate"] <= 1 and row["generation_seconds"] < row["seconds"] for row in history)
+    assert all(torch.equal(value, told[key]) for key, value in teacher.state_dict().items())
+    found = write_rollouts(before, PROMPTS * 20, END, 4, 1)
+    with torch.no_grad():
+        far, near = (float(L.token_mean(L.generalised_jsd(answer_logp(m, found, V), both.teacher_logp(found), 0.5), found.valid)) for m in (before, start))
+    assert near < 0.8 * far
+
+
+def test_distillation_repeats_itself_and_needs_a_gate_that_opens():
+    runs = []
+    for _ in range(2):
+        student = small(seed=2)
+        distill(pair(student, small(seed=1), Words()), endless(PROMPTS), L.Objective("eopd", tau=0.5),
+                Training(steps=3, batch=4, updates=2, new_tokens=4), seed=7)
+        runs.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    assert torch.equal(*runs)
+    both = pair(small(seed=2), small(seed=1), Words())
+    with pytest.raises(InputError, match="never opens the gate"):
+        distill(both, endless(PROMPTS), L.Objective("eopd", tau=5.0), Training(steps=3, batch=4, new_tokens=4))
+    with pytest.raises(InputError, match="batch=10, updates=4"):
+        Training(batch=10)
+
+
+def test_speed_says_what_writing_takes():
+    both = pair(small(), small(seed=1), Words())
+    before = copy.deepcopy(both.student.state_dict())
+    found = rollout_speed(both, PROMPTS, L.Objective(tau=0.5), new_tokens=5, repeats=3)
+    assert 0 < found["generation_share"] < 1 and 3 <= found["tokens"] <= 15
+    assert all(torch.equal(value, before[key]) for key, value in both.student.state_dict().items())
