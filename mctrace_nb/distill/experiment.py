@@ -72,7 +72,7 @@ def load_teacher():
 
 def prompts(tokenizer, seed: int | str):
     """Endless prompts (token ids) of training problems."""
-    for problem, _ in problems.problems(seed):
+    for problem in problems.problems(seed):
         yield tokenizer(problem.prompt)["input_ids"]
 
 

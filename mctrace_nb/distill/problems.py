@@ -2,10 +2,11 @@
 
     from 3 to 11 by 2 5 7 : +5 8 -2 6 +5 11
 
-The walk goes from the first number to the second in `STEPS` moves; every move is one of the given sizes, forwards or backwards, and is
-followed by the number it leads to. Which move comes first is open (several walks arrive), so whoever writes such walks is uncertain at
-the moves and certain at the numbers. Whether the walk arrives is decided by the early moves already: whoever guesses there fails some
-of the time. All walks that arrive are equally likely, so the distribution of every next word is known (`next_words`).
+The walk goes from the first number to the second in `STEPS` moves, each followed by the number it leads to. Moves have one of the given
+sizes, forwards or backwards. All moves but the last are free: whoever writes draws them evenly, without looking ahead, and is uncertain
+there. The last move is the one that arrives, whatever its size: if that is none of the given sizes, the derivation is wrong. So numbers
+and last moves are certain, whether a derivation is right is decided by the free moves, and to try again helps only those who then move
+otherwise. The probability of every next word (`next_words`) and of a right derivation (`success`) is known exactly.
 
 A problem belongs either to the training text or to the held-out problems, decided by a checksum. Nothing here knows torch.
 """
@@ -13,8 +14,8 @@ A problem belongs either to the training text or to the held-out problems, decid
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, product
 from random import Random
 from typing import Iterator, Sequence
@@ -24,7 +25,7 @@ from mctrace_nb.errors import InputError
 RING = 20  # numbers 0 .. 19; 19 is followed by 0
 SIZES = range(1, 10)  # of a move, below half the ring, so that forwards and backwards lead to different numbers
 CHOICES = 3  # sizes that a problem allows
-STEPS = 3
+STEPS = 3  # the last one included
 HELD_OUT_SHARE = 0.2
 END = "<eos>"
 ANSWER_TOKENS = 2 * STEPS + 1  # of a derivation with its end
@@ -54,12 +55,33 @@ class Problem:
 
 def vocabulary() -> list[str]:
     """Every word of the grammar, in a fixed order."""
-    return ["from", "to", "by", ":", *map(str, range(RING)), *(f"{move:+d}" for size in SIZES for move in (size, -size))]
+    return ["from", "to", "by", ":", *map(str, range(RING)), *map(word, range(-RING // 2 + 1, RING // 2 + 1))]
+
+
+def word(move: int) -> str:
+    return f"{move:+d}"
+
+
+def last_move(here: int, target: int) -> int:
+    """The move that arrives, forwards or backwards, whichever is shorter."""
+    ahead = (target - here) % RING
+    return ahead if ahead <= RING // 2 else ahead - RING
 
 
 def solutions(problem: Problem) -> list[tuple[int, ...]]:
-    """All walks (signed moves) that arrive."""
-    return [walk for walk in product(problem.moves, repeat=STEPS) if (problem.start + sum(walk) - problem.target) % RING == 0]
+    """All right walks, as signed moves."""
+    return list(_solutions((problem.target - problem.start) % RING, problem.sizes))
+
+
+@lru_cache(None)
+def _solutions(distance: int, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    moves = Problem(0, distance, sizes).moves
+    return tuple(walk for walk in product(moves, repeat=STEPS) if (sum(walk) - distance) % RING == 0)
+
+
+def success(problem: Problem) -> float:
+    """The probability that a derivation of the grammar is right: the Avg@k of whoever writes exactly like it."""
+    return len(solutions(problem)) / len(problem.moves) ** (STEPS - 1)  # to each free beginning there is one last move at most
 
 
 def derivation(problem: Problem, walk: Sequence[int]) -> str:
@@ -67,7 +89,7 @@ def derivation(problem: Problem, walk: Sequence[int]) -> str:
     here, words = problem.start, []
     for move in walk:
         here = (here + move) % RING
-        words += [f"{move:+d}", str(here)]
+        words += [word(move), str(here)]
     return " ".join(words)
 
 
@@ -75,7 +97,7 @@ def read(problem: Problem, text: str) -> tuple[tuple[int, ...] | None, str]:
     """The walk that a derivation describes, and "" if it solves the problem; else None and what is wrong with it."""
     words, here, walk = text.split(), problem.start, []
     for move, number in zip(words[::2], words[1::2]):
-        if move not in {f"{m:+d}" for m in problem.moves}:
+        if move not in map(word, problem.moves):
             return None, f"{move!r} is no move of this problem"
         here = (here + int(move)) % RING
         if number != str(here):
@@ -91,37 +113,55 @@ def read(problem: Problem, text: str) -> tuple[tuple[int, ...] | None, str]:
 def next_words(problem: Problem, so_far: str) -> dict[str, float]:
     """The exact distribution of the word after a beginning of a derivation, under the grammar.
 
-    Raises InputError if no walk that arrives begins like this.
+    Raises InputError if no derivation of the grammar begins like this.
     """
-    given = so_far.split()
-    found: Counter = Counter()
-    for walk in solutions(problem):
-        words = [*derivation(problem, walk).split(), END]
-        if words[:len(given)] == given and len(given) < len(words):
-            found[words[len(given)]] += 1
-    if not found:
-        raise InputError(f"no walk of {problem.prompt!r} begins with {so_far!r}; give the beginning of one that arrives")
-    return {word: n / found.total() for word, n in found.items()}
+    given, free = so_far.split(), [word(move) for move in problem.moves]
+    here = problem.start
+    for i, said in enumerate([*given, None]):
+        if i == 2 * STEPS:
+            can = [END]
+        elif i % 2:
+            can = [str(here := (here + int(given[i - 1])) % RING)]
+        else:
+            can = free if i < 2 * STEPS - 2 else [word(last_move(here, problem.target))]
+        if said is None:
+            return {w: 1 / len(can) for w in can}
+        if said not in can:
+            break
+    raise InputError(f"no derivation of {problem.prompt!r} begins with {so_far!r}; give the beginning of one")
 
 
-def problems(seed: int | str, held_out: bool = False) -> Iterator[tuple[Problem, tuple[int, ...]]]:
-    """Endless problems, each with one walk that solves it, drawn evenly from all of its walks.
-
-    The walk comes first and the target is where it ends: a problem is as likely as it has solutions.
-    """
+def problems(seed: int | str, held_out: bool = False) -> Iterator[Problem]:
+    """Endless problems that can be solved, each with the same probability."""
     rng, subsets = Random(f"problems/{held_out}/{seed}"), list(combinations(SIZES, CHOICES))
     while True:
-        start, sizes = rng.randrange(RING), rng.choice(subsets)
-        walk = tuple(rng.choice((1, -1)) * rng.choice(sizes) for _ in range(STEPS))
-        problem = Problem(start, (start + sum(walk)) % RING, sizes)
-        if problem.held_out == held_out:
-            yield problem, walk
+        problem = Problem(rng.randrange(RING), rng.randrange(RING), rng.choice(subsets))
+        if problem.held_out == held_out and solutions(problem):
+            yield problem
+
+
+def texts(seed: int | str, careless: float = 0.0) -> Iterator[tuple[Problem, str]]:
+    """Endless training problems with a derivation of the grammar each.
+
+    careless: probability with which a number or a last move is replaced by any other one, after which the walk goes on from what
+    stands there: what a poor student reads.
+    """
+    rng = Random(f"texts/{seed}")
+    for problem in problems(seed):
+        here, words = problem.start, []
+        for step in range(STEPS):
+            move = rng.choice(problem.moves) if step < STEPS - 1 else last_move(here, problem.target)
+            if step == STEPS - 1 and rng.random() < careless:
+                move = rng.randrange(-RING // 2 + 1, RING // 2 + 1)
+            here = rng.randrange(RING) if rng.random() < careless else (here + move) % RING
+            words += [word(move), str(here)]
+        yield problem, " ".join(words)
 
 
 def distinct_problems(n: int, seed: int, held_out: bool = True) -> list[Problem]:
     """n different problems."""
     found: dict[Problem, None] = {}
-    for problem, _ in problems(seed, held_out):
+    for problem in problems(seed, held_out):
         found[problem] = None
         if len(found) == n:
             return list(found)
