@@ -35,12 +35,16 @@ class Recipe:
     batch: int = 128
     learning_rate: float = 2e-3
     first_weights: float = 0.05  # standard deviation; GPT-2's 0.02 suits a width of 768
-    careless: float = 0.0  # of the text that it reads, see `problems.texts`
+    # The last steps read poorer text (see `problems.texts`): the model knows better, and does not do it. From the beginning, careless
+    # text would keep a small model from learning to add at all (at 0.25: one answer of a thousand right after 2,000 steps).
+    poor_steps: int = 0
+    careless: float = 0.0
+    habit: float = 0.0
     seed: int = 0
 
 
 TEACHER = Recipe(layers=4, width=96, steps=5000)
-STUDENT = Recipe(layers=1, width=48, steps=2000, batch=64, learning_rate=4e-3, careless=0.25)
+STUDENT = Recipe(layers=1, width=64, steps=3000, batch=64, learning_rate=4e-3, poor_steps=600, careless=0.15, habit=0.9)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -70,9 +74,11 @@ def pretrain(recipe: Recipe, what: str = "model"):
     ids, model = tokenizer.get_vocab(), make_model(recipe, len(tokenizer))
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps)
-    said = problems.texts(f"train/{recipe.seed}", recipe.careless)
+    good = problems.texts(f"good/{recipe.seed}")
+    poor = problems.texts(f"poor/{recipe.seed}", recipe.careless, recipe.habit)
     progress = bar(range(recipe.steps), f"training a {what}")
     for step in progress:
+        said = good if step < recipe.steps - recipe.poor_steps else poor
         # every prompt and every answer is equally long, so there is nothing to pad
         rows = [f"<bos> {p.prompt} {text} {problems.END}".split() for p, text in islice(said, recipe.batch)]
         batch = torch.tensor([[ids[word] for word in row] for row in rows])  # (batch, prompt + answer)

@@ -140,22 +140,26 @@ def problems(seed: int | str, held_out: bool = False) -> Iterator[Problem]:
             yield problem
 
 
-def texts(seed: int | str, careless: float = 0.0) -> Iterator[tuple[Problem, str]]:
-    """Endless training problems with a derivation of the grammar each.
+def texts(seed: int | str, careless: float = 0.0, habit: float = 0.0) -> Iterator[tuple[Problem, str]]:
+    """Endless training problems with a derivation of the grammar each; or poorer ones, of which a student becomes poor.
 
-    careless: probability with which a number or a last move is replaced by any other one, after which the walk goes on from what
-    stands there: what a poor student reads.
+    careless: probability with which a number or a last move is replaced by any one, after which the walk goes on from what stands
+    there. habit: probability with which a free move is not drawn but the first of `Problem.moves`, the shortest one forwards.
     """
     rng = Random(f"texts/{seed}")
     for problem in problems(seed):
         here, words = problem.start, []
         for step in range(STEPS):
-            move = rng.choice(problem.moves) if step < STEPS - 1 else last_move(here, problem.target)
+            move = _free(problem, habit, rng) if step < STEPS - 1 else last_move(here, problem.target)
             if step == STEPS - 1 and rng.random() < careless:
                 move = rng.randrange(-RING // 2 + 1, RING // 2 + 1)
             here = rng.randrange(RING) if rng.random() < careless else (here + move) % RING
             words += [word(move), str(here)]
         yield problem, " ".join(words)
+
+
+def _free(problem: Problem, habit: float, rng: Random) -> int:
+    return problem.moves[0] if rng.random() < habit else rng.choice(problem.moves)
 
 
 def distinct_problems(n: int, seed: int, held_out: bool = True) -> list[Problem]:
