@@ -1,7 +1,7 @@
 """The branching grammar, measures against enumeration, and the toy."""
 
 import math
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 
 import pytest
 import torch
@@ -16,46 +16,66 @@ from mctrace_nb.errors import InputError
 # --- the grammar ---
 
 
-def test_derivations_by_hand():
-    problem = P.Problem(18, 4, (2, 5, 7))
-    assert problem.prompt == "from 18 to 4 by 2 5 7 :"
-    text = P.derivation(problem, (7, -5, 4 - 2 + 2))
-    assert text == "+7 5 -5 0 +4 4"
-    assert P.read(problem, "+2 0 -5 15 +7 2") == (None, "arrives at 2, not at 4")
+@pytest.fixture
+def roads(monkeypatch):
+    """A map of which only these are closed."""
+    closed = {("mon", 0, 5), ("mon", 15, 7)}
+    monkeypatch.setattr(P, "is_open", lambda *road: road not in closed)
+
+
+def test_derivations_by_hand(roads):
+    problem = P.Problem("mon", 18, 4, (2, 5, 7))
+    assert problem.prompt == "on mon from 18 to 4 by 2 5 7 :"
+    assert P.derivation(problem, (7, -5, 2)) == "+7 5 -5 0 +2 2"
     assert P.read(problem, "+2 0 +2 2 +2 4") == ((2, 2, 2), "")
-    assert P.read(problem, "+2 0 +2 2 +4 6")[1] == "'+4' is no move of this problem"
-    assert P.read(problem, "+2 0 +2 3 +2 5")[1] == "+2 leads to 2, not to 3"
-    assert P.read(problem, "+2 0 +2 2")[1] == P.read(problem, "+2 0 +2 2 +2 4 +2 6")[1].replace("8 words", "4 words") == "4 words, not 6"
-    assert P.read(problem, "")[1] == "0 words, not 6"
+    for text, wrong in (("+2 0 -5 15 +2 17", "arrives at 17, not at 4"), ("+2 0 +2 2 +4 6", "+4 is no move of this problem"),
+                        ("+2 0 +2 3 +2 5", "+2 leads to 2, not to 3"), ("+2 0 +5 5 +2 7", "+5 from 0 is closed on mon"),
+                        ("+2 0 -5 15 +7 2", "+7 from 15 is closed on mon"), ("7 0 +2 2 +2 4", "'7' is no move"),
+                        ("+2 0 +2 2", "4 words, not 6"), ("+2 0 +2 2 +2 4 +2 6", "8 words, not 6"), ("+2 0 +2 2 +2", "5 words, not 6"),
+                        ("", "0 words, not 6")):
+        assert P.read(problem, text) == (None, wrong)
+    assert P.read(P.Problem("tue", 18, 7, (2, 5, 7)), "+2 0 +5 5 +2 7")[0]  # another day, another map
+    assert P.last_move(18, 4) == 6 and P.last_move(4, 18) == -6 and P.last_move(0, 10) == P.last_move(10, 0) == 10
+    assert 5 not in problem.free(0) and set(problem.free(1)) == {2, -2, 5, -5, 7, -7}
 
 
-def test_solutions_are_the_walks_that_read_accepts():
-    for problem in P.distinct_problems(20, seed=3):
+def test_solutions_are_what_read_accepts_and_their_share_is_known():
+    for problem in P.distinct_problems(30, seed=3):
         found = P.solutions(problem)
         assert found and len(set(found)) == len(found)
         assert all(P.read(problem, P.derivation(problem, walk)) == (walk, "") for walk in found)
-        assert sum(P.read(problem, P.derivation(problem, (a, b, c)))[0] is not None
-                   for a in problem.moves for b in problem.moves for c in problem.moves) == len(found)
+        assert sum(P.read(problem, P.derivation(problem, walk))[0] is not None for walk in product(problem.moves, repeat=3)) == len(found)
+
+        def reach(so_far, p):  # sums over all derivations of the grammar, word by word
+            if so_far and so_far[-1] == P.END:
+                return p * (P.read(problem, " ".join(so_far[:-1]))[0] is not None)
+            return sum(reach([*so_far, word], p * share) for word, share in P.next_words(problem, " ".join(so_far)).items())
+        assert reach([], 1.0) == pytest.approx(P.success(problem))
 
 
-def test_distribution_of_the_next_word():
-    problem, walk = next(P.problems(0))
-    words, p = [*P.derivation(problem, walk).split(), P.END], 1.0
-    for i, word in enumerate(words):
-        found = P.next_words(problem, " ".join(words[:i]))
-        assert sum(found.values()) == pytest.approx(1) and (len(found) == 1 or i in (0, 2))
-        p *= found[word]
-    assert p == pytest.approx(1 / len(P.solutions(problem)))  # all walks that arrive are equally likely
-    with pytest.raises(InputError, match="no walk"):
+def test_texts_are_of_the_grammar_and_poor_ones_are_not():
+    right, open_roads = [], []
+    for problem, text in islice(P.texts(0), 300):
+        words = [*text.split(), P.END]
+        assert all(word in P.next_words(problem, " ".join(words[:i])) for i, word in enumerate(words))
+        assert not problem.held_out
+        right.append(P.read(problem, text)[0] is not None)
+    expected = sum(P.success(p) for p, _ in islice(P.texts(0), 300)) / 300
+    assert abs(sum(right) / 300 - expected) < 4 * (0.25 / 300) ** 0.5
+    for problem, text in islice(P.texts(0, blind=True), 300):
+        open_roads.append(P.is_open(problem.day, problem.start, int(text.split()[0])))
+    assert 0.5 < sum(open_roads) / 300 < 0.7
+    slips = [(int(a) + problem.start - int(b)) % P.RING != 0 for problem, text in islice(P.texts(0, careless=0.5), 300) for a, b in [text.split()[:2]]]
+    assert 0.35 < sum(slips) / 300 < 0.6
+    with pytest.raises(InputError, match="no derivation"):
         P.next_words(problem, "+2 +2")
 
 
 def test_problems_are_split_and_repeat():
-    trained = [p for p, _ in islice(P.problems(0), 4000)]
+    trained = list(islice(P.problems(0), 4000))
     held = P.distinct_problems(400, 0)
     assert not set(trained) & set(held) and len(set(held)) == 400
-    assert all(P.read(p, P.derivation(p, w))[0] == w for p, w in islice(P.problems(1, True), 50))
-    assert [p for p, _ in islice(P.problems(0), 20)] == trained[:20] != [p for p, _ in islice(P.problems(1), 20)]
+    assert list(islice(P.problems(0), 20)) == trained[:20] != list(islice(P.problems(1), 20))
     known = make_tokenizer().get_vocab()
     assert {w for p in held for w in p.prompt.split()} <= set(known) and set(P.vocabulary()) <= set(known)
 

@@ -1,12 +1,13 @@
 """A grammar that branches: walks on a ring of numbers, with several valid derivations for each problem and an answer that can be checked.
 
-    from 3 to 11 by 2 5 7 : +5 8 -2 6 +5 11
+    on tue from 3 to 11 by 2 5 7 : +5 8 -2 6 +5 11
 
 The walk goes from the first number to the second in `STEPS` moves, each followed by the number it leads to. Moves have one of the given
-sizes, forwards or backwards. All moves but the last are free: whoever writes draws them evenly, without looking ahead, and is uncertain
-there. The last move is the one that arrives, whatever its size: if that is none of the given sizes, the derivation is wrong. So numbers
-and last moves are certain, whether a derivation is right is decided by the free moves, and to try again helps only those who then move
-otherwise. The probability of every next word (`next_words`) and of a right derivation (`success`) is known exactly.
+sizes, forwards or backwards. Some roads are closed, other ones each day: which, stands in no prompt and has to be known by heart
+(`is_open`). All moves but the last are free: whoever writes draws them evenly from the open roads, without looking ahead, and is uncertain
+there. The last move is the one that arrives, whatever it takes: if that is none of the given sizes, or a closed road, the derivation is
+wrong. So numbers and last moves are certain, whether a derivation is right is decided by the free moves, and to try again helps only
+those who then move otherwise. The probability of every next word (`next_words`) and of a right derivation (`success`) is known exactly.
 
 A problem belongs either to the training text or to the held-out problems, decided by a checksum. Nothing here knows torch.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, product
+from itertools import combinations
 from random import Random
 from typing import Iterator, Sequence
 
@@ -26,6 +27,8 @@ RING = 20  # numbers 0 .. 19; 19 is followed by 0
 SIZES = range(1, 10)  # of a move, below half the ring, so that forwards and backwards lead to different numbers
 CHOICES = 3  # sizes that a problem allows
 STEPS = 3  # the last one included
+DAYS = ("mon", "tue", "wed", "thu")
+CLOSED_SHARE = 0.4  # of the roads, each day
 HELD_OUT_SHARE = 0.2
 END = "<eos>"
 ANSWER_TOKENS = 2 * STEPS + 1  # of a derivation with its end
@@ -33,33 +36,44 @@ ANSWER_TOKENS = 2 * STEPS + 1  # of a derivation with its end
 
 @dataclass(frozen=True)
 class Problem:
-    """Go from `start` to `target` by moves of these sizes."""
+    """Go from `start` to `target` by moves of these sizes, on this day."""
 
+    day: str
     start: int
     target: int
     sizes: tuple[int, ...]
 
     @property
     def prompt(self) -> str:
-        return f"from {self.start} to {self.target} by {' '.join(map(str, self.sizes))} :"
+        return f"on {self.day} from {self.start} to {self.target} by {' '.join(map(str, self.sizes))} :"
 
     @property
     def moves(self) -> tuple[int, ...]:
-        """What may be done in a step, signed."""
+        """What has an allowed size, signed."""
         return tuple(sign * size for size in self.sizes for sign in (1, -1))
 
     @property
     def held_out(self) -> bool:
         return zlib.crc32(self.prompt.encode()) % 1000 < 1000 * HELD_OUT_SHARE
 
+    def free(self, here: int) -> tuple[int, ...]:
+        """Moves among which a free one is drawn at a number: those on open roads, or all if there is none."""
+        return tuple(move for move in self.moves if is_open(self.day, here, move)) or self.moves
+
 
 def vocabulary() -> list[str]:
     """Every word of the grammar, in a fixed order."""
-    return ["from", "to", "by", ":", *map(str, range(RING)), *map(word, range(-RING // 2 + 1, RING // 2 + 1))]
+    return ["on", *DAYS, "from", "to", "by", ":", *map(str, range(RING)), *map(word, range(-RING // 2 + 1, RING // 2 + 1))]
 
 
 def word(move: int) -> str:
     return f"{move:+d}"
+
+
+@lru_cache(None)
+def is_open(day: str, here: int, move: int) -> bool:
+    """The map: a checksum decides, so that it needs no file and never moves."""
+    return zlib.crc32(f"{day} {here} {move}".encode()) % 1000 >= 1000 * CLOSED_SHARE
 
 
 def last_move(here: int, target: int) -> int:
@@ -68,20 +82,28 @@ def last_move(here: int, target: int) -> int:
     return ahead if ahead <= RING // 2 else ahead - RING
 
 
+def _beginnings(problem: Problem) -> list[tuple[int, tuple[int, ...], float]]:
+    """Where each choice of free moves leads, the choice, and its probability."""
+    found = [(problem.start, (), 1.0)]
+    for _ in range(STEPS - 1):
+        found = [((here + move) % RING, (*walk, move), p / len(problem.free(here))) for here, walk, p in found for move in problem.free(here)]
+    return found
+
+
+def _right(problem: Problem) -> list[tuple[tuple[int, ...], float]]:
+    """All right walks of the grammar, with their probabilities."""
+    whole = [((*walk, last_move(here, problem.target)), p) for here, walk, p in _beginnings(problem)]
+    return [(walk, p) for walk, p in whole if not fault(problem, walk)]
+
+
 def solutions(problem: Problem) -> list[tuple[int, ...]]:
     """All right walks, as signed moves."""
-    return list(_solutions((problem.target - problem.start) % RING, problem.sizes))
-
-
-@lru_cache(None)
-def _solutions(distance: int, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    moves = Problem(0, distance, sizes).moves
-    return tuple(walk for walk in product(moves, repeat=STEPS) if (sum(walk) - distance) % RING == 0)
+    return [walk for walk, _ in _right(problem)]
 
 
 def success(problem: Problem) -> float:
     """The probability that a derivation of the grammar is right: the Avg@k of whoever writes exactly like it."""
-    return len(solutions(problem)) / len(problem.moves) ** (STEPS - 1)  # to each free beginning there is one last move at most
+    return sum(p for _, p in _right(problem))
 
 
 def derivation(problem: Problem, walk: Sequence[int]) -> str:
@@ -93,12 +115,27 @@ def derivation(problem: Problem, walk: Sequence[int]) -> str:
     return " ".join(words)
 
 
+def fault(problem: Problem, walk: Sequence[int]) -> str:
+    """What is wrong with the moves of a walk that arrives; "" if nothing is."""
+    here = problem.start
+    for move in walk:
+        if move not in problem.moves:
+            return f"{word(move)} is no move of this problem"
+        if not is_open(problem.day, here, move):
+            return f"{word(move)} from {here} is closed on {problem.day}"
+        here = (here + move) % RING
+    return ""
+
+
 def read(problem: Problem, text: str) -> tuple[tuple[int, ...] | None, str]:
     """The walk that a derivation describes, and "" if it solves the problem; else None and what is wrong with it."""
     words, here, walk = text.split(), problem.start, []
     for move, number in zip(words[::2], words[1::2]):
-        if move not in map(word, problem.moves):
-            return None, f"{move!r} is no move of this problem"
+        if move[0] not in "+-":
+            return None, f"{move!r} is no move"
+        wrong = fault(Problem(problem.day, here, problem.target, problem.sizes), [int(move)])
+        if wrong:
+            return None, wrong
         here = (here + int(move)) % RING
         if number != str(here):
             return None, f"{move} leads to {here}, not to {number}"
@@ -115,15 +152,14 @@ def next_words(problem: Problem, so_far: str) -> dict[str, float]:
 
     Raises InputError if no derivation of the grammar begins like this.
     """
-    given, free = so_far.split(), [word(move) for move in problem.moves]
-    here = problem.start
+    given, here = so_far.split(), problem.start
     for i, said in enumerate([*given, None]):
         if i == 2 * STEPS:
             can = [END]
         elif i % 2:
             can = [str(here := (here + int(given[i - 1])) % RING)]
         else:
-            can = free if i < 2 * STEPS - 2 else [word(last_move(here, problem.target))]
+            can = [word(move) for move in (problem.free(here) if i < 2 * STEPS - 2 else [last_move(here, problem.target)])]
         if said is None:
             return {w: 1 / len(can) for w in can}
         if said not in can:
@@ -135,31 +171,28 @@ def problems(seed: int | str, held_out: bool = False) -> Iterator[Problem]:
     """Endless problems that can be solved, each with the same probability."""
     rng, subsets = Random(f"problems/{held_out}/{seed}"), list(combinations(SIZES, CHOICES))
     while True:
-        problem = Problem(rng.randrange(RING), rng.randrange(RING), rng.choice(subsets))
-        if problem.held_out == held_out and solutions(problem):
+        problem = Problem(rng.choice(DAYS), rng.randrange(RING), rng.randrange(RING), rng.choice(subsets))
+        if problem.held_out == held_out and _right(problem):
             yield problem
 
 
-def texts(seed: int | str, careless: float = 0.0, habit: float = 0.0) -> Iterator[tuple[Problem, str]]:
+def texts(seed: int | str, careless: float = 0.0, blind: bool = False) -> Iterator[tuple[Problem, str]]:
     """Endless training problems with a derivation of the grammar each; or poorer ones, of which a student becomes poor.
 
     careless: probability with which a number or a last move is replaced by any one, after which the walk goes on from what stands
-    there. habit: probability with which a free move is not drawn but the first of `Problem.moves`, the shortest one forwards.
+    there. blind: free moves are drawn as if every road were open.
     """
     rng = Random(f"texts/{seed}")
     for problem in problems(seed):
         here, words = problem.start, []
         for step in range(STEPS):
-            move = _free(problem, habit, rng) if step < STEPS - 1 else last_move(here, problem.target)
-            if step == STEPS - 1 and rng.random() < careless:
-                move = rng.randrange(-RING // 2 + 1, RING // 2 + 1)
+            if step < STEPS - 1:
+                move = rng.choice(problem.moves if blind else problem.free(here))
+            else:
+                move = rng.randrange(-RING // 2 + 1, RING // 2 + 1) if rng.random() < careless else last_move(here, problem.target)
             here = rng.randrange(RING) if rng.random() < careless else (here + move) % RING
             words += [word(move), str(here)]
         yield problem, " ".join(words)
-
-
-def _free(problem: Problem, habit: float, rng: Random) -> int:
-    return problem.moves[0] if rng.random() < habit else rng.choice(problem.moves)
 
 
 def distinct_problems(n: int, seed: int, held_out: bool = True) -> list[Problem]:

@@ -1,0 +1,120 @@
+"""The shipped teacher and student, and an experiment that can be stopped."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT
+
+from mctrace_nb.distill import experiment as E
+from mctrace_nb.distill import losses as L
+from mctrace_nb.distill import models, problems
+from mctrace_nb.distill.__main__ import main
+from mctrace_nb.distill.loop import Training
+from mctrace_nb.distill.pairs import pair
+from mctrace_nb.errors import InputError
+from mctrace_nb.models import load_model
+
+SHIPPED = ROOT / "data" / "distill"
+SMALL = E.Plan(arms=("opd", "eopd"), seeds=(0, 1), problems=16, answers=4, start=replace(models.STUDENT, width=16, steps=12, poor_steps=4),
+               training=Training(steps=3, batch=16, updates=2, every=1))
+
+
+@pytest.fixture(scope="module")
+def shipped_pair():
+    teacher, tokenizer = E.load_teacher()
+    return pair(E.load(SHIPPED / "student")[0], teacher, tokenizer), tokenizer
+
+
+def test_shipped_models_are_small_and_load_like_any_other():
+    for name, layers in (("teacher", models.TEACHER.layers), ("student", models.STUDENT.layers)):
+        assert (SHIPPED / name / "model.safetensors").stat().st_size < 3e6
+        assert len(load_model(SHIPPED / name).tokenizer) == len(models.make_tokenizer())
+        card = json.loads((SHIPPED / name / "training.json").read_text())
+        assert card["recipe"]["layers"] == layers and card["training_seconds"] < 900
+
+
+def test_the_teacher_knows_the_grammar(shipped_pair):
+    """Its distribution of every next word, on derivations of the grammar for held-out problems."""
+    both, tokenizer = shipped_pair
+    ids, kls = tokenizer.get_vocab(), []
+    asked = problems.distinct_problems(24, seed=9)
+    for problem in asked:
+        text = problems.derivation(problem, problems.solutions(problem)[0])
+        row = torch.tensor([[*tokenizer(f"{problem.prompt} {text}")["input_ids"]]])
+        with torch.no_grad():
+            logp = both.teacher(row).logits[0, -problems.ANSWER_TOKENS:].double().log_softmax(-1)
+        for i in range(problems.ANSWER_TOKENS):
+            p = problems.next_words(problem, " ".join(text.split()[:i]))
+            kls.append(sum(share * (math.log(share) - float(logp[i, ids[word]])) for word, share in p.items()))
+    assert sum(kls) / len(kls) < 0.05
+
+
+def test_the_gate_opens_where_the_grammar_forks(shipped_pair):
+    both, tokenizer = shipped_pair
+    found = E.evaluate(both, tokenizer, 0.8, n=32, answers=4)
+    assert 0.05 < found["high_teacher"] < 0.4
+    teacher = pair(E.load(SHIPPED / "teacher")[0], both.teacher, tokenizer)
+    best = E.evaluate(teacher, tokenizer, 0.8, n=32, answers=4)
+    assert best["avg"] > 1.5 * found["avg"] > 0 and best["reverse_kl_gated"] == 0
+    tau = E.calibrated_tau(both, tokenizer, 80.0)
+    written = E.write_rollouts(both.student, [next(E.prompts(tokenizer, 3)) for _ in range(64)], both.end, 8, 0, both.vocabulary)
+    share = float((L.entropy(both.teacher_logp(written)) > tau)[written.valid].double().mean())
+    assert 0.1 < share < 0.3
+
+
+@pytest.mark.slow
+def test_a_stopped_experiment_goes_on(tmp_path, monkeypatch):
+    real, ran = E.run, []
+
+    def stopped(name, plan, out):
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(name)
+        return real(name, plan, out)
+    monkeypatch.setattr(E, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        E.experiment(SMALL, tmp_path)
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
+    assert len(first) == 4 and not list((tmp_path / "runs").glob(".*"))
+    assert not (tmp_path / "results.csv").exists() and len(E.missing(SMALL, tmp_path)) == 3
+    monkeypatch.setattr(E, "run", real)
+    table = E.experiment(SMALL, tmp_path)
+    assert sorted(table.name) == sorted(SMALL.runs()) and all(path.stat().st_mtime_ns == at for path, at in first.items())
+    whole = E.experiment(SMALL, tmp_path / "whole", workers=2)  # in one go, by two processes: the same numbers
+    same = [c for c in table.columns if c != "seconds"]
+    assert table.sort_values("name")[same].reset_index(drop=True).equals(whole.sort_values("name")[same].reset_index(drop=True))
+    assert set(E.histories(tmp_path).arm) == {"opd", "eopd"} and (tmp_path / "results.csv").exists()
+    found = E.summary(table).set_index(["arm", "measure"])
+    opd, eopd = (table[table.arm == arm].sort_values("seed").avg.to_numpy() for arm in ("opd", "eopd"))
+    assert found.loc[("eopd", "avg"), "less_opd"] == pytest.approx((eopd - opd).mean()) and found.loc[("opd", "avg"), "mean"] == pytest.approx(opd.mean())
+    with pytest.raises(InputError, match="holds runs with tau=0.8, not 0.5"):
+        E.experiment(replace(SMALL, tau=0.5), tmp_path)
+    E.experiment(replace(SMALL, seeds=(0, 1)), tmp_path)  # nothing to do
+
+
+def test_bad_plans_are_refused(tmp_path, capsys):
+    with pytest.raises(InputError, match="opdd"):
+        E.Plan(arms=("opdd",))
+    with pytest.raises(InputError, match="no finished run"):
+        E.results(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    assert main(["models", "--out", str(tmp_path)]) == 2 and "exists already" in capsys.readouterr().err
+    assert main(["experiment", "--out", str(tmp_path), "--arms", "nothing"]) == 2 and "arms are" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path, capsys):
+    assert main(["models", "--out", str(tmp_path), "--steps", "5"]) == 0 and "teacher: " in capsys.readouterr().out
+    assert json.loads((tmp_path / "student" / "training.json").read_text())["held_out"]["avg"] <= 0.2
+    assert main(["speed", "--batch", "8"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["generation_share"] < 1
+    done = subprocess.run([sys.executable, "-m", "mctrace_nb.distill", "toy", "--entropies", "9"], capture_output=True, text=True, cwd=ROOT,
+                          env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert done.returncode == 2 and "between 0 and 4.61" in done.stderr
