@@ -21,10 +21,10 @@ class Training:
     """How long and how fast. Each step writes one answer to each of `batch` prompts and takes `updates` optimiser steps, each on its
     share of them (the paper: 128 and 4); the learning rate falls to zero along a cosine, as in the paper."""
 
-    steps: int = 300
+    steps: int = 200
     batch: int = 128
     updates: int = 4
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     new_tokens: int = 8
     every: int = 10  # steps between rows of the history
 

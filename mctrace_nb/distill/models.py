@@ -43,8 +43,8 @@ class Recipe:
     seed: int = 0
 
 
-TEACHER = Recipe(layers=4, width=96, steps=5000)
-STUDENT = Recipe(layers=1, width=64, steps=3000, batch=64, learning_rate=4e-3, poor_steps=600, careless=0.15, blind=True)
+TEACHER = Recipe(layers=4, width=96, steps=3500, batch=64)
+STUDENT = Recipe(layers=1, width=52, steps=2500, batch=64, learning_rate=4e-3, poor_steps=500, careless=0.15)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
