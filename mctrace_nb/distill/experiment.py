@@ -90,7 +90,7 @@ def evaluate(both: Pair, tokenizer, tau: float, n: int = 256, answers: int = 16,
         with torch.no_grad():
             parts = (both.student_logp(written), both.teacher_logp(written), written.valid)
         for kept, part in zip((student, teacher, valid), parts):
-            kept.append(part[written.valid] if part.dim() == 3 else part[written.valid])
+            kept.append(part[written.valid])
     return dict(**right_answers(found), **token_measures(torch.cat(student), torch.cat(teacher), torch.cat(valid), tau))
 
 
