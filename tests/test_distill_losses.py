@@ -113,6 +113,7 @@ def test_padding_is_not_looked_at_and_closed_gates_count_as_tokens(texts):
         assert logp.grad.isfinite().all() and not logp.grad[~VALID].any() and logp.grad[VALID].any()
     found = L.losses(**texts, objective=L.Objective("eopd", tau=1.0, k=3))
     opened = L.entropy(texts["teacher"]) > 1.0
+    assert torch.equal(L.losses(**texts, objective=L.Objective("ungated")).gate, VALID)
     assert torch.equal(found.gate, opened & VALID) and not found.gate.equal(opened)
     every = L.top_k_forward_kl(texts["student"], texts["teacher"], 3)
     assert float(found.total) == pytest.approx(float((found.reverse.sum() + every[opened & VALID].sum()) / 7))  # all valid tokens, not the gated
