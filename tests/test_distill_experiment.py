@@ -21,7 +21,7 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.models import load_model
 
 SHIPPED = ROOT / "data" / "distill"
-SMALL = E.Plan(arms=("opd", "eopd"), seeds=(0, 1), problems=16, answers=4, start=replace(models.STUDENT, width=16, steps=12, poor_steps=4),
+SMALL = E.Plan(arms=("opd", "eopd"), seeds=(0, 1), problems=8, answers=8, start=replace(models.STUDENT, width=16, steps=12, poor_steps=4),
                training=Training(steps=3, batch=16, updates=2, every=1))
 
 
@@ -68,7 +68,7 @@ def test_the_gate_opens_where_the_grammar_forks(shipped_pair):
     assert 0.1 < share < 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_experiment_goes_on(tmp_path, monkeypatch):
     real, ran = E.run, []
 
@@ -101,6 +101,8 @@ def test_a_stopped_experiment_goes_on(tmp_path, monkeypatch):
 def test_bad_plans_are_refused(tmp_path, capsys):
     with pytest.raises(InputError, match="opdd"):
         E.Plan(arms=("opdd",))
+    with pytest.raises(InputError, match="answers=4"):
+        E.Plan(answers=4)
     with pytest.raises(InputError, match="no finished run"):
         E.results(tmp_path)
     (tmp_path / "teacher").mkdir()
@@ -108,7 +110,7 @@ def test_bad_plans_are_refused(tmp_path, capsys):
     assert main(["experiment", "--out", str(tmp_path), "--arms", "nothing"]) == 2 and "arms are" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_commands_run(tmp_path, capsys):
     assert main(["models", "--out", str(tmp_path), "--steps", "5"]) == 0 and "teacher: " in capsys.readouterr().out
     assert json.loads((tmp_path / "student" / "training.json").read_text())["held_out"]["avg"] <= 0.2

@@ -50,6 +50,8 @@ class Plan:
         unknown = [arm for arm in self.arms if arm not in (*ARMS, FULL)]
         if unknown or not self.arms or not self.seeds:
             raise InputError(f"arms={self.arms}, seeds={self.seeds}: give at least one of each; arms are {', '.join((*ARMS, FULL))}")
+        if self.problems < 1 or self.answers < 8:
+            raise InputError(f"problems={self.problems}, answers={self.answers}: give at least one problem, and 8 answers to each for Pass@8")
 
     def runs(self) -> list[str]:
         """Names of all runs, the references first, then seed by seed."""
