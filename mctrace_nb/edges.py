@@ -12,7 +12,7 @@ and short, and is taken once for all points. So the cost is little more than tha
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -78,17 +78,7 @@ def edge_attribution(model: LanguageModel, base: Sequence[Sequence[int]], counte
     if points < 0:
         raise InputError(f"points={points} is out of range; give 0 for EAP, or the number of points of EAP-IG")
     nodes, body = Nodes.of(model, ("head_output", "mlp_block")), model.model.transformer
-    pairs = [torch.as_tensor(np.asarray(p), device=model.device) for p in (base, counterfactual, target, foil)]
-    frozen = [p for p in model.model.parameters() if p.requires_grad]
-    total, step = 0.0, max(1, TOGETHER // (pairs[0].shape[1] * model.width * max(2, points)))
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        for part in torch.arange(len(base), device=model.device).split(step):
-            total = total + _scores(model, body, nodes, *(x[part] for x in pairs), points)
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+    total = sum(_scores(model, body, nodes, *part, points) for part in _parts(model, points, base, counterfactual, target, foil))
     strength = total.abs().cpu().double().numpy() / len(base)
     heads, n = model.heads, len(nodes)
     found, column = np.zeros((n, n)), 0
@@ -101,25 +91,55 @@ def edge_attribution(model: LanguageModel, base: Sequence[Sequence[int]], counte
                    dict(points=points, forwards=len(base) * (2 + max(1, points)), backwards=len(base) * max(1, points), heads=heads))
 
 
+def _parts(model: LanguageModel, points: int, *pairs) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Base, counterfactual, target and foil of so many pairs as fit into one pass, with the model's weights frozen meanwhile."""
+    tensors = [torch.as_tensor(np.asarray(p), device=model.device) for p in pairs]
+    frozen = [p for p in model.model.parameters() if p.requires_grad]
+    step = max(1, TOGETHER // (tensors[0].shape[1] * model.width * max(2, points)))
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        for part in torch.arange(len(tensors[0]), device=model.device).split(step):
+            yield tuple(x[part] for x in tensors)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _line(model, body, base, counterfactual, target, foil, points: int) -> None:
+    """Forward and backward along the line between the embeddings of pairs."""
+    shares = [(i + 0.5) / points for i in range(points)] if points else [0.0]
+    start, stop = body.wte(base), body.wte(counterfactual)
+    line = torch.cat([torch.lerp(start, stop, share) for share in shares]).detach().requires_grad_()  # (P b, t, width)
+    with torch.enable_grad():
+        last = model.model.transformer(inputs_embeds=line, use_cache=False).last_hidden_state[:, -1]
+        words = model.model.lm_head.weight[target] - model.model.lm_head.weight[foil]
+        (last * words.repeat(len(shares), 1)).sum().backward()
+
+
+def passes_alone(model: LanguageModel, base, counterfactual, target, foil, points: int = POINTS) -> None:
+    """The forward and backward passes of `edge_attribution` and nothing else: what it costs at least."""
+    body = model.model.transformer
+    for part in _parts(model, points, base, counterfactual, target, foil):
+        with torch.no_grad():
+            body(input_ids=torch.cat([part[1], part[0]]), use_cache=False)
+        _line(model, body, *part, points)
+
+
 def _scores(model, body, nodes: Nodes, base, counterfactual, target, foil, points: int) -> torch.Tensor:
     """(nodes - 1, readers) sums over prompts; readers: query, key and value of each head, then each MLP, layer by layer, then the answer."""
     b, t = base.shape
     with _Seen(body) as seen, torch.no_grad():
         model.model.transformer(input_ids=torch.cat([counterfactual, base]), use_cache=False)
     difference = _written(model, body, seen, body.wte(counterfactual) - body.wte(base), b)
-    shares = [(i + 0.5) / points for i in range(points)] if points else [0.0]
-    start, stop = body.wte(base), body.wte(counterfactual)
-    line = torch.cat([torch.lerp(start, stop, share) for share in shares]).detach().requires_grad_()  # (P b, t, width)
-    with _Seen(body) as seen, torch.enable_grad():
-        last = model.model.transformer(inputs_embeds=line, use_cache=False).last_hidden_state[:, -1]
-        words = model.model.lm_head.weight[target] - model.model.lm_head.weight[foil]
-        (last * words.repeat(len(shares), 1)).sum().backward()
+    with _Seen(body) as seen:
+        _line(model, body, base, counterfactual, target, foil, points)
     back = []
     for number, block in enumerate(body.h):
         weight = block.attn.c_attn.weight.unflatten(1, (3, model.heads, -1))  # (width, 3, heads, head width)
-        back.append(_way_back(seen, (number, "attn"), block.ln_1, weight.transpose(1, 2).flatten(1, 2), len(shares)))
-        back.append(_way_back(seen, (number, "mlp"), block.ln_2, None, len(shares)))
-    back.append(_way_back(seen, "answer", body.ln_f, None, len(shares)))
+        back.append(_way_back(seen, (number, "attn"), block.ln_1, weight.transpose(1, 2).flatten(1, 2), max(1, points)))
+        back.append(_way_back(seen, (number, "mlp"), block.ln_2, None, max(1, points)))
+    back.append(_way_back(seen, "answer", body.ln_f, None, max(1, points)))
     return difference.flatten(1) @ torch.cat(back).flatten(1).T
 
 

@@ -19,13 +19,18 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mctrace_nb.circuits import ANSWER, EMBED
 from mctrace_nb.errors import InputError
+from mctrace_nb.lasso.data import Seen
 from mctrace_nb.layout import LanguageModel, wrap_model
+from mctrace_nb.nodes import Nodes
 
 BITS = 3
 TOKENS = 2 ** BITS  # a token for every pattern of bits; two more are the answers
 LENGTH = 8
 CARRIER = 30.0
+LEAK = 0.03  # of the weights on parents: what planted components read of everybody else
 SHARP = 10.0  # difference of attention scores between the token that is looked at and the others
+MATTERS = 0.1
+SAME = 0.8  # share of one node's variance that another explains
 GATES = ("and", "or", "same", "sum")
 LOOKS = ("fixed", "previous", "match")
 
@@ -135,6 +140,18 @@ class _Weights:
         weight = attention.c_attn.weight
         return weight[:, columns[0]], weight[:, columns[1]], weight[:, columns[2]], slice(head * w, (head + 1) * w)
 
+    def leak(self, weight: torch.Tensor, name: str) -> None:
+        """Lets columns of a weight read a little of everything said before, as trained weights do."""
+        for slot in self.before(name):
+            self.read(weight, slot, self.noise(BITS, weight.shape[1]) * LEAK)
+
+    def before(self, name: str) -> list[slice]:
+        """The slots of all that speak before a node."""
+        if name == ANSWER:
+            return list(self.slot.values())
+        layer, mlp = int(name[1]), name.endswith(".mlp")
+        return [slot for other, slot in self.slot.items() if other == EMBED or int(other[1]) < layer or (mlp and other.startswith(f"L{layer}H"))]
+
     def turned(self, part: Part) -> torch.Tensor:
         matrix = torch.zeros(BITS, BITS)
         for to, (of, sign) in enumerate(part.turn):
@@ -155,8 +172,9 @@ def _plant_head(to: _Weights, layer: int, head: int, part: Part) -> None:
         to.read(query, to.place, wanted)
         to.read(key, to.place, torch.eye(LENGTH, to.head_width))
     attention = to.model.transformer.h[layer].attn
-    for i, parent in enumerate(part.reads):  # several are added
-        to.read(value, to.slot[parent], torch.eye(BITS, to.head_width) / len(part.reads))
+    for parent in part.reads:
+        to.read(value, to.slot[parent], torch.eye(BITS, to.head_width))
+    to.leak(value[:, :BITS], part.name)
     attention.c_proj.weight[columns.start:columns.start + BITS, to.slot[part.name]] = to.turned(part)
 
 
@@ -168,14 +186,14 @@ def _plant_mlp(to: _Weights, layer: int, part: Part) -> None:
         neurons = slice(BITS * i, BITS * i + BITS)
         for parent in (a, b):
             to.read(mlp.c_fc.weight[:, neurons], to.slot[parent], sign * eye)
+        to.leak(mlp.c_fc.weight[:, neurons], part.name)
         out[neurons, to.slot[part.name]] = turn * {"and": 1.0, "or": -1.0, "same": 1.0, "sum": 0.5 * sign}[part.gate]
     mlp.c_proj.bias[to.slot[part.name]] = turn.sum(0) * {"and": -1.0, "or": 1.0, "same": -1.0, "sum": 0.0}[part.gate]
 
 
 def _decoy(to: _Weights, layer: int, head: int | None, name: str) -> None:
     """Random weights that read the tokens and all earlier slots, as strongly as a planted component, and write into the own slot."""
-    before = [s for other, s in to.slot.items() if other == EMBED or int(other[1:].split("H")[0].split(".")[0]) < layer or
-              (head is None and other.startswith(f"L{layer}H"))]
+    before = to.before(name)
     if head is None:
         mlp = to.model.transformer.h[layer].mlp
         neurons = mlp.c_fc.weight.shape[1] // 4
@@ -210,6 +228,7 @@ def build(parts: dict[str, Part], ends: tuple[str, ...], layers: int, heads: int
         for end in ends:
             for word, sign in ((TOKENS, 0.5), (TOKENS + 1, -0.5)):
                 to.read(to.model.lm_head.weight.T[:, word:word + 1], to.slot[end], sign * score)
+        to.leak(to.model.lm_head.weight.T[:, TOKENS:TOKENS + 1], ANSWER)
     return Planted(wrap_model(to.model, None, f"planted-{seed}"), parts, ends, seed)
 
 
@@ -256,8 +275,9 @@ def _drawn(rng: Random, layers: int, heads: int, most: int) -> tuple[dict[str, P
 def plant(seed: int, layers: int = 3, heads: int = 4, most: int = 7) -> Planted:
     """The planted model of a seed: a random circuit of at most about `most` components among `layers * (heads + 1)`.
 
-    Circuits are drawn until each edge matters: cutting it (the reader hears zeros instead) changes the answer's log odds by at least a tenth
-    of their standard deviation, on 256 random prompts.
+    Circuits are drawn until, on random prompts, each edge matters and no other does (cutting it, so that the reader hears zeros, changes
+    the log odds by at least `MATTERS` of their standard deviation, and every other edge by less than half as much), and no two planted nodes
+    say the same (`SAME`): copies cannot be told apart by observation, which is shown elsewhere.
     """
     rng = Random(f"planted/{seed}")
     for _ in range(1000):
@@ -267,11 +287,33 @@ def plant(seed: int, layers: int = 3, heads: int = 4, most: int = 7) -> Planted:
         made = build(parts, ends, layers, heads, seed)
         drawn = np.random.default_rng([1, seed]).integers(0, TOKENS, (256, LENGTH))
         said = made.says(drawn)
-        if min((said > 0).mean(), (said < 0).mean()) < 0.1:
+        if min((said > 0).mean(), (said < 0).mean()) < 0.2 or copies(made, drawn):
             continue
-        if all(np.sqrt(np.mean((cut(made, *edge).says(drawn) - said) ** 2)) >= 0.1 * said.std() for edge in sorted(made.edges)):
+        effect = {edge: np.sqrt(np.mean((cut(made, *edge).says(drawn) - said) ** 2)) / said.std() for edge in readers(made)}
+        weakest = min(effect[edge] for edge in made.edges)
+        if weakest >= MATTERS and weakest > 2 * max(size for edge, size in effect.items() if edge not in made.edges):
             return made
     raise InputError(f"no circuit in which every edge matters was drawn for seed {seed}; give another seed")
+
+
+def readers(planted: Planted) -> list[tuple[str, str]]:
+    """All edges into planted nodes and the answer."""
+    nodes = Nodes.of(planted.model, ("head_output", "mlp_block"))
+    return [(nodes.labels[i], nodes.labels[j]) for i, j in nodes.allowed.nonzero().tolist() if nodes.labels[j] in (*planted.parts, ANSWER)]
+
+
+def copies(planted: Planted, prompts) -> list[tuple[str, str]]:
+    """Pairs of planted nodes (tokens included) of which one says, on all tokens or on the last, nearly what the other says."""
+    seen = Seen(planted.model, [tuple(map(int, row)) for row in prompts], planted.answers, inputs="same")
+    names, found = {EMBED, *planted.parts}, []
+    for blocks in (seen.writes, seen.last_writes):
+        mine = [b for b in blocks if seen.nodes.labels[b.node] in names]
+        for i, one in enumerate(mine):
+            for other in mine[i + 1:]:
+                shared = (one.columns.T @ other.columns / len(one.columns)).square().sum() / min(one.columns.shape[1], other.columns.shape[1])
+                if shared > SAME:
+                    found.append((seen.nodes.labels[one.node], seen.nodes.labels[other.node]))
+    return found
 
 
 def cut(planted: Planted, source: str, target: str) -> Planted:

@@ -15,6 +15,7 @@ from mctrace_nb.lasso.data import Block, Seen
 from mctrace_nb.lasso.solve import Moments, largest_penalty, path
 
 FRACTIONS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # of the smallest penalty that leaves nothing
+FRACTION = 0.05
 HELD_OUT = 4  # one prompt pair in so many
 
 
@@ -106,7 +107,7 @@ def choose(errors: torch.Tensor) -> int:
     return int((worse.mean(1) <= slack.nan_to_num()).nonzero()[0])
 
 
-def circuit_lasso(seen: Seen, fraction: float | None = None, seed: int = 0) -> Circuit:
+def circuit_lasso(seen: Seen, fraction: float | None = FRACTION, seed: int = 0) -> Circuit:
     """The circuit of what was seen.
 
     fraction: of the smallest penalty at which a target keeps no edge; None chooses one of `FRACTIONS` for the components and one for
