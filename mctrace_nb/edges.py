@@ -16,46 +16,58 @@ from typing import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from mctrace_nb.circuits import Circuit
 from mctrace_nb.errors import InputError
 from mctrace_nb.layout import LanguageModel
+from mctrace_nb.memory import keep_freed_memory
 from mctrace_nb.nodes import Nodes
 
 POINTS = 5
-TOGETHER = 2 ** 20  # numbers in the residual streams of one pass
+TOGETHER = 2 ** 18  # numbers in the residual streams of one pass
 
 
-class _Seen:
-    """What hooks keep of one pass: the streams that enter layer norms, what is read there, and what components write."""
+class _Written:
+    """Keeps what components write in a pass: of each layer the heads' outputs before their projection, and the MLP's output."""
 
     def __init__(self, body):
-        self.stream, self.read, self.write = {}, {}, {}
-        self.handles = []
+        self.write, self.handles = {}, []
         for number, block in enumerate(body.h):
-            self._keep(block.ln_1, self.stream, (number, "attn"), output=False)
-            self._keep(block.attn.c_attn, self.read, (number, "attn"))
-            self._keep(block.attn.c_proj, self.write, (number, "attn"), output=False)
-            self._keep(block.ln_2, self.stream, (number, "mlp"), output=False)
-            self._keep(block.ln_2, self.read, (number, "mlp"))
-            self._keep(block.mlp, self.write, (number, "mlp"))
-        self._keep(body.ln_f, self.stream, "answer", output=False)
-        self._keep(body.ln_f, self.read, "answer")
+            self.handles.append(block.attn.c_proj.register_forward_pre_hook(lambda _, args, number=number: self._keep((number, "attn"), args[0])))
+            self.handles.append(block.mlp.register_forward_hook(lambda _, __, out, number=number: self._keep((number, "mlp"), out)))
 
-    def _keep(self, module, where: dict, name, output: bool = True) -> None:
-        def hook(_, args, out):
-            where[name] = out if output else args[0]
-            if output and out.requires_grad:
-                out.retain_grad()
+    def _keep(self, place, said: torch.Tensor) -> None:
+        self.write[place] = said.flatten(0, 1)
 
-        self.handles.append(module.register_forward_hook(hook))
-
-    def __enter__(self) -> "_Seen":
+    def __enter__(self) -> "_Written":
         return self
 
     def __exit__(self, *error) -> None:
         for handle in self.handles:
             handle.remove()
+
+
+class _Read(_Written):
+    """Calls `back(place, stream, read, gradient)` during a backward pass, for every place where the stream is read through a layer norm: while
+    its numbers are still at hand, and without keeping them."""
+
+    def __init__(self, body, back):
+        self.handles, self.back, self.stream = [], back, {}
+        for number, block in enumerate(body.h):
+            self._watch((number, "attn"), block.ln_1, block.attn.c_attn)
+            self._watch((number, "mlp"), block.ln_2, block.ln_2)
+        self._watch("answer", body.ln_f, body.ln_f)
+
+    def _watch(self, place, norm, reader) -> None:
+        def enters(_, args):
+            self.stream[place] = args[0].detach()
+
+        def leaves(_, __, read):
+            told = read.detach()
+            read.register_hook(lambda gradient: self.back(place, *(x.flatten(0, 1) for x in (self.stream.pop(place), told, gradient))))
+
+        self.handles += [norm.register_forward_pre_hook(enters), reader.register_forward_hook(leaves)]
 
 
 def _check(model: LanguageModel, base: Sequence, counterfactual: Sequence) -> None:
@@ -79,20 +91,20 @@ def edge_attribution(model: LanguageModel, base: Sequence[Sequence[int]], counte
         raise InputError(f"points={points} is out of range; give 0 for EAP, or the number of points of EAP-IG")
     nodes, body = Nodes.of(model, ("head_output", "mlp_block")), model.model.transformer
     total = sum(_scores(model, body, nodes, *part, points) for part in _parts(model, points, base, counterfactual, target, foil))
-    strength = total.abs().cpu().double().numpy() / len(base)
-    heads, n = model.heads, len(nodes)
-    found, column = np.zeros((n, n)), 0
-    for node, kind in enumerate(nodes.kinds[1:], 1):
-        reads = 3 if kind == "head_output" else 1
-        found[:-1, node] = strength[:, column:column + reads].sum(1)
-        column += reads
+    strength = total.abs().cpu().double().numpy() / (len(base) * max(1, points))
+    found, column = np.zeros((len(nodes),) * 2), 0
+    for node, (kind, unit) in enumerate(zip(nodes.kinds[1:], nodes.units[1:]), 1):
+        head = kind == "head_output"
+        found[:-1, node] = strength[:, column + unit:column + 3 * model.heads:model.heads].sum(1) if head else strength[:, column]
+        column += 0 if head and unit < model.heads - 1 else 3 * model.heads if head else 1
     allowed = nodes.allowed.numpy()
     return Circuit(nodes.labels, found * allowed, allowed, "eap-ig" if points else "eap",
-                   dict(points=points, forwards=len(base) * (2 + max(1, points)), backwards=len(base) * max(1, points), heads=heads))
+                   dict(points=points, forwards=len(base) * (2 + max(1, points)), backwards=len(base) * max(1, points)))
 
 
 def _parts(model: LanguageModel, points: int, *pairs) -> Iterator[tuple[torch.Tensor, ...]]:
     """Base, counterfactual, target and foil of so many pairs as fit into one pass, with the model's weights frozen meanwhile."""
+    keep_freed_memory()
     tensors = [torch.as_tensor(np.asarray(p), device=model.device) for p in pairs]
     frozen = [p for p in model.model.parameters() if p.requires_grad]
     step = max(1, TOGETHER // (tensors[0].shape[1] * model.width * max(2, points)))
@@ -128,52 +140,60 @@ def passes_alone(model: LanguageModel, base, counterfactual, target, foil, point
 
 def _scores(model, body, nodes: Nodes, base, counterfactual, target, foil, points: int) -> torch.Tensor:
     """(nodes - 1, readers) sums over prompts; readers: query, key and value of each head, then each MLP, layer by layer, then the answer."""
-    b, t = base.shape
-    with _Seen(body) as seen, torch.no_grad():
+    with _Written(body) as said, torch.no_grad():
         model.model.transformer(input_ids=torch.cat([counterfactual, base]), use_cache=False)
-    difference = _written(model, body, seen, body.wte(counterfactual) - body.wte(base), b)
-    with _Seen(body) as seen:
+    difference = _written(model, body, said.write, body.wte(counterfactual) - body.wte(base))
+    steps, found = torch.tensor(nodes.step), {}
+
+    def back(place, stream, read, gradient) -> None:
+        number, part = (len(body.h), "answer") if place == "answer" else place
+        norm = body.ln_f if part == "answer" else body.h[number].ln_1 if part == "attn" else body.h[number].ln_2
+        way = _way_back(stream, read, gradient, norm, max(1, points), body.h[number].attn.c_attn if part == "attn" else None, model.heads)
+        earlier = int((steps < 2 * number + 1 + (part == "mlp")).sum())
+        found[2 * number + (part == "mlp")] = nn.functional.pad(difference[:earlier] @ way.T, (0, 0, 0, len(difference) - earlier))
+
+    with _Read(body, back):
         _line(model, body, base, counterfactual, target, foil, points)
-    back = []
+    return torch.cat([found[place] for place in sorted(found)], 1)
+
+
+def _written(model, body, write: dict, embeddings: torch.Tensor) -> torch.Tensor:
+    """(nodes - 1, b t width) what each node writes more on the counterfactual prompts than on the base prompts."""
+    heads, rows = model.heads, embeddings.flatten(0, 1)
+    found = rows.new_empty(1 + len(body.h) * (heads + 1), *rows.shape)
+    found[0] = rows
     for number, block in enumerate(body.h):
-        weight = block.attn.c_attn.weight.unflatten(1, (3, model.heads, -1))  # (width, 3, heads, head width)
-        back.append(_way_back(seen, (number, "attn"), block.ln_1, weight.transpose(1, 2).flatten(1, 2), max(1, points)))
-        back.append(_way_back(seen, (number, "mlp"), block.ln_2, None, max(1, points)))
-    back.append(_way_back(seen, "answer", body.ln_f, None, max(1, points)))
-    return difference.flatten(1) @ torch.cat(back).flatten(1).T
+        z, mlp, first = write[number, "attn"], write[number, "mlp"], 1 + number * (heads + 1)
+        z = (z[:len(rows)] - z[len(rows):]).unflatten(1, (heads, -1)).transpose(0, 1)  # (heads, b t, head width)
+        torch.matmul(z, block.attn.c_proj.weight.unflatten(0, (heads, -1)), out=found[first:first + heads])
+        torch.sub(mlp[:len(rows)], mlp[len(rows):], out=found[first + heads])
+    return found.flatten(1)
 
 
-def _written(model, body, seen: _Seen, embeddings: torch.Tensor, b: int) -> torch.Tensor:
-    """(nodes - 1, b, t, width) what each node writes more on the counterfactual prompts than on the base prompts."""
-    found = [embeddings[None]]
-    for number, block in enumerate(body.h):
-        z = seen.write[number, "attn"]
-        z = (z[:b] - z[b:]).unflatten(-1, (model.heads, -1))
-        out = block.attn.c_proj.weight.unflatten(0, (model.heads, -1))  # (heads, head width, width)
-        found.append(torch.einsum("bthd,hdw->hbtw", z, out))
-        mlp = seen.write[number, "mlp"]
-        found.append((mlp[:b] - mlp[b:])[None])
-    return torch.cat(found)
+def _way_back(stream: torch.Tensor, read: torch.Tensor, gradient: torch.Tensor, norm, points: int, projection, heads: int) -> torch.Tensor:
+    """(readers, b t width) the gradient of the metric with respect to what each reader of one layer norm reads of the stream, the sum over
+    the points. projection: whose output was recorded, the queries, keys and values of the heads; None where the norm's own output was.
 
-
-def _way_back(seen: _Seen, place, norm, weight: torch.Tensor | None, points: int) -> torch.Tensor:
-    """(readers, b, t, width) the gradient of the metric with respect to what each reader of one layer norm reads of the stream, the mean over
-    the points. weight: (width, readers, n) of the projection that was recorded, None where the norm's own output was."""
-    stream, read = seen.stream[place].detach(), seen.read[place]
-    centred = stream - stream.mean(-1, keepdim=True)
-    inverse = (centred.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
-    normal, gradient = centred * inverse, read.grad * inverse  # (P b, t, ...)
-    if weight is None:
-        flow = (gradient * norm.weight)[None]
-        along = (flow * normal).mean(-1)[..., None]  # (1, P b, t, 1)
-        found = (flow - along * normal).unflatten(1, (points, -1)).mean(1)
-        return found - found.mean(-1, keepdim=True)
-    _, readers, n = weight.shape
-    heads = readers // 3
-    gradient = gradient.unflatten(-1, (3, heads, n)).transpose(-3, -2).flatten(-3, -2)  # (P b, t, readers, n)
-    weight = weight * norm.weight[:, None, None]
-    straight = torch.einsum("btrn,wrn->rbtw", gradient.unflatten(0, (points, -1)).mean(0), weight)
-    heard = torch.einsum("btw,wrn->btrn", normal, weight)
-    along = (gradient * heard).sum(-1) / normal.shape[-1]  # (P b, t, readers)
-    bent = torch.einsum("pbtr,pbtw->rbtw", along.unflatten(0, (points, -1)), normal.unflatten(0, (points, -1))) / points
-    return straight - straight.mean(-1, keepdim=True) - bent
+    With x the stream, s its standard deviation and n = (x - mean x) / s, a reader r = W' (gain n + shift) + b moves by
+    `W' gain (d - mean d - n (n . d) / width) / s` where the stream moves by d.
+    """
+    width = stream.shape[-1]  # all (P b t, ...)
+    normal = stream - stream.mean(-1, keepdim=True)
+    inverse = (normal.square().mean(-1, keepdim=True) + norm.eps).rsqrt()  # (P b t, 1)
+    normal *= inverse
+    if projection is None:
+        gradient = gradient * norm.weight * inverse
+        gradient -= (gradient * normal).mean(-1, keepdim=True) * normal
+        found = gradient.unflatten(0, (points, -1)).sum(0)
+        return (found - found.mean(-1, keepdim=True)).flatten()[None]
+    readers, n = 3 * heads, width // heads
+    weight = norm.weight[:, None] * projection.weight
+    weight = (weight - weight.mean(0)).unflatten(1, (readers, n)).permute(1, 2, 0)  # (readers, n, width)
+    fixed = (norm.bias @ projection.weight + projection.bias).flatten()  # of what is read, this does not come from the stream
+    sums = torch.eye(readers, dtype=read.dtype, device=read.device).repeat_interleave(n, 0)  # (readers n, readers)
+    along = (gradient @ (fixed[:, None] * sums) - (gradient * read) @ sums) * (inverse / width)  # (P b t, readers)
+    straight = sum(g * i for g, i in zip(gradient.chunk(points), inverse.chunk(points)))  # (b t, readers n)
+    bent = [x.unflatten(0, (points, -1)).transpose(0, 1).contiguous() for x in (along, normal)]  # (b t, P, ...)
+    found = torch.bmm(bent[0].transpose(1, 2), bent[1]).transpose(0, 1)  # (readers, b t, width)
+    found = torch.baddbmm(found, straight.unflatten(1, (readers, n)).transpose(0, 1), weight)
+    return found.flatten(1)

@@ -11,6 +11,7 @@ import torch
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
+from mctrace_nb.memory import keep_freed_memory
 from mctrace_nb.rows import lay_out
 from mctrace_nb.sides import batch_rows_for
 from mctrace_nb.tasks import Example
@@ -64,6 +65,7 @@ def observe(model: LanguageModel, prompts: Sequence[Sequence[int]], sites: Seque
             raise InputError(f"layer {layer} is out of range (there are {len(model.layers)}, numbered from 0)")
         if kind == "mlp_neuron" and model.layers[layer].down is None:
             raise InputError(f"{model.name!r}: no MLP neurons were found in this architecture; use mlp_output or mlp_block")
+    keep_freed_memory()
     for i, p in enumerate(prompts):
         model.check_length(len(p), f"prompt {i}")
     # The answers are never fed: of one of a single token nothing is, and here they are only there to be left out.
@@ -81,7 +83,7 @@ def observe(model: LanguageModel, prompts: Sequence[Sequence[int]], sites: Seque
                 found[site].append(_padded(said, longest) if site[0] == "pattern" else said)
     activity = {site: tuple(map(torch.cat, zip(*said))) if isinstance(said[0], tuple) else torch.cat(said) for site, said in found.items()}
     for (kind, layer), said in activity.items():
-        if not all(bool(torch.isfinite(x).all()) for x in (said if isinstance(said, tuple) else (said,))):
+        if not all(bool(torch.isfinite(x.sum())) for x in (said if isinstance(said, tuple) else (said,))):
             raise InputError(f"{kind} of layer {layer} has values that are not finite; load the model with dtype='float32', or check "
                              "its weights")
     prompt = torch.as_tensor(np.repeat(np.arange(len(prompts)), [len(p) for p in prompts]), device=model.device)

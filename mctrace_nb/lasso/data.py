@@ -40,27 +40,33 @@ class Block:
 
 
 def by_position(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """x `(M, w)` without the mean of its position: what is the same in every prompt cannot tell one from the other."""
+    """x `(M, ...)` without the mean of its position: what is the same in every prompt cannot tell one from the other."""
     count = torch.bincount(position).clamp(min=1).to(x)
-    sums = x.new_zeros(len(count), x.shape[1]).index_add_(0, position, x)
-    return x - (sums / count[:, None])[position]
+    sums = x.new_zeros(len(count), *x.shape[1:]).index_add_(0, position, x)
+    return x - (sums / count.view(-1, *[1] * (x.ndim - 1)))[position]
 
 
-def directions(x: torch.Tensor, position: torch.Tensor, most: int, whiten: bool) -> torch.Tensor | None:
-    """`(M, r)` the principal directions of an activity `(M, w)`, at most `most`, each of unit variance (whiten) or all together of unit
-    variance; None where the activity hardly varies between prompts.
+def principal(x: torch.Tensor, position: torch.Tensor, most: int, whiten: bool) -> list[torch.Tensor | None]:
+    """Of activity `(M, units, w)` the principal directions of each unit, `(M, r)`: at most `most`, each of unit variance (whiten) or all
+    together of unit variance; None where the activity hardly varies between prompts.
 
     Lengths of activity mean nothing across components, and no direction of a head is marked, so every block is turned and scaled like this.
     """
-    centred = by_position(x, position)
-    variance = centred.square().sum(1).mean()
-    if float(variance) <= FAINT * float(x.square().sum(1).mean()):
-        return None
-    values, vectors = torch.linalg.eigh((centred.T @ centred / len(x)).double())
-    values, vectors = values.flip(0)[:most], vectors.flip(1)[:, :most]
-    keep = values > SHARE * variance
-    scale = values[keep].sqrt() if whiten else variance.double().sqrt()
-    return centred @ (vectors[:, keep] / scale).to(centred)
+    units, size = x.transpose(0, 1), x.square().mean(0).sum(1)
+    centred = by_position(x, position).transpose(0, 1)  # (units, M, w)
+    covariance = (centred.transpose(1, 2) @ centred / centred.shape[1]).double()
+    variance = covariance.diagonal(dim1=1, dim2=2).sum(1)
+    values, vectors = torch.linalg.eigh(covariance)
+    found = []
+    for unit in range(len(units)):
+        if float(variance[unit]) <= FAINT * float(size[unit]):
+            found.append(None)
+            continue
+        value, vector = values[unit].flip(0)[:most], vectors[unit].flip(1)[:, :most]
+        keep = value > SHARE * variance[unit]
+        scale = value[keep].sqrt() if whiten else variance[unit].sqrt()
+        found.append(centred[unit] @ (vector[:, keep] / scale).to(centred))
+    return found
 
 
 class Seen:
@@ -87,58 +93,58 @@ class Seen:
             raise InputError(f"the {len(prompts)} prompts are all the same; observation needs prompts that differ")
         return (self.observed.position >= (first or 0)).nonzero().flatten()
 
-    def _said(self, node: int) -> torch.Tensor:
-        """(M, w) what a node writes, on all tokens."""
-        kind, layer, unit = (getattr(self.nodes, name)[node] for name in ("kinds", "layers", "units"))
+    def _units(self, kind: str, layer: int, rows: torch.Tensor, of: int | None = None) -> torch.Tensor:
+        """(rows, units, w) what is said at a site, in float32; of: which of a pair."""
         said = self.observed.activity[kind, layer]
-        return said[:, unit] if kind == "head_output" else said
+        said = (said if of is None else said[of])[rows].float()
+        return said if said.ndim == 3 else said[:, None]
 
     @cached_property
     def writes(self) -> list[Block]:
         """Regressors: whitened blocks of what each node but the answer writes, on the tokens in `rows`."""
-        return self._blocks(self.rows)
+        return self._written(self.rows, whiten=True)
 
     @cached_property
     def last_writes(self) -> list[Block]:
         """The same on the prompts' last tokens, for the label node."""
-        return self._blocks(self.observed.last)
+        return self._written(self.observed.last, whiten=True)
 
-    def _blocks(self, rows: torch.Tensor) -> list[Block]:
-        found = ((node, directions(self._said(node)[rows].float(), self.observed.position[rows], self.most, whiten=True))
-                 for node in range(len(self.nodes) - 1))
-        return [Block(node, columns) for node, columns in found if columns is not None]
+    def _written(self, rows: torch.Tensor, whiten: bool) -> list[Block]:
+        found, nodes, position = {}, self.nodes, self.observed.position[rows]
+        for kind, layer in dict.fromkeys(zip(nodes.kinds[:-1], nodes.layers)):
+            found[kind, layer] = principal(self._units(kind, layer, rows), position, self.most, whiten)
+        blocks = (Block(i, found[key][unit]) for i, (*key, unit) in enumerate(zip(nodes.kinds[:-1], nodes.layers, nodes.units))
+                  for key in [tuple(key)])
+        return [block for block in blocks if block.columns is not None]
 
     @cached_property
     def targets(self) -> list[Block]:
         """What each component is predicted by: all that it reads (queries, keys, values, neurons), or what it writes. Each block has unit
         variance in all; a head has up to three."""
-        found = []
-        for node, kind in enumerate(self.nodes.kinds):
-            for part in ([] if kind in (EMBED, ANSWER) else self._heard(node)):
-                columns = directions(part[self.rows].float(), self.position, self.most, whiten=False)
-                if columns is not None:
-                    found.append(Block(node, columns))
-        return found
+        nodes, found = self.nodes, []
+        if self.inputs != "reads":
+            return [block for block in self._written(self.rows, whiten=False) if nodes.kinds[block.node] != EMBED]
+        for kind, layer in dict.fromkeys(zip(nodes.kinds[1:-1], nodes.layers[1:])):
+            mine = [i for i in range(len(nodes)) if (nodes.kinds[i], nodes.layers[i]) == (kind, layer)]
+            for part in self._read(kind, layer):
+                columns = principal(part, self.position, self.most, whiten=False)
+                # Some families repeat their keys and values before attention, some leave it to the kernel.
+                found += [Block(i, columns[nodes.units[i] * len(columns) // len(mine)]) for i in mine]
+        return [block for block in found if block.columns is not None]
 
-    def _heard(self, node: int) -> list[torch.Tensor]:
-        kind, layer, unit = (getattr(self.nodes, name)[node] for name in ("kinds", "layers", "units"))
-        activity = self.observed.activity
-        if self.inputs != "reads" or (kind == "mlp_block" and ("mlp_neuron", layer) not in activity):
-            return [self._said(node)]
+    def _read(self, kind: str, layer: int) -> list[torch.Tensor]:
+        """(rows, units, w) each of what the nodes of a layer read."""
         if kind == "mlp_block":
-            return [activity["mlp_neuron", layer]]
-        query, key = activity["head_pattern", layer]
-        value = activity["value", layer]
-        if kind == "attn_block":
-            return [query.flatten(1), key.flatten(1), value.flatten(1)]
-        # Some families repeat their keys and values before attention, some leave it to the kernel.
-        return [x[:, unit // (self.model.heads // x.shape[1])] for x in (query, key, value)]
+            return [self._units("mlp_neuron" if ("mlp_neuron", layer) in self.observed.activity else kind, layer, self.rows)]
+        parts = [self._units("head_pattern", layer, self.rows, 0), self._units("head_pattern", layer, self.rows, 1), self._units("value", layer, self.rows)]
+        return parts if kind == "head_output" else [part.flatten(1)[:, None] for part in parts]
 
     @cached_property
     def answer(self) -> torch.Tensor | None:
-        """`(n, K)` logits of the answers without their mean, centred by position, of unit variance in all; None if they do not vary."""
+        """`(n, r)` logits of the answers without their mean over these, centred by position, of unit variance in all; None if they do not
+        vary."""
         logits = self.observed.logits.float()
-        return directions(logits - logits.mean(1, keepdim=True), self.observed.position[self.observed.last], self.most, whiten=False)
+        return principal((logits - logits.mean(1, keepdim=True))[:, None], self.observed.position[self.observed.last], self.most, False)[0]
 
     def carried(self, head: int) -> list[Block]:
         """The regressors of one head where inputs are "moved": what its attention would bring it of every block."""
