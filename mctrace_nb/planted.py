@@ -1,9 +1,10 @@
 """Models whose circuit is known because it was put there: GPT-2s with weights set by hand, and linear systems with a planted graph.
 
-Every residual dimension has an owner: the token (three bits of +1 or -1), the position, a slot of three dimensions for each component, and two
-that carry a large constant, so that a layer norm hardly changes anything. A planted component reads the slots of its parents and
-writes into its own; all others are decoys with random weights: they read everything, are as active as the rest, and nobody on the way to the
-answer reads them. The edges that carry something that differs between prompts are the truth; positions do not.
+Every residual dimension has an owner: the token, the position, each component, and two that carry a large constant, so that a layer norm
+hardly changes anything. Tokens and planted components say three bits, +1 or -1, in random directions of their slot of six dimensions. A planted
+component reads its parents and, a little, everybody else, as trained weights do; all others are decoys with random weights that read everything, are
+as active as the rest, and are hardly heard on the way to the answer. The edges that carry what differs between prompts are the truth; positions
+do not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mctrace_nb.layout import LanguageModel, wrap_model
 from mctrace_nb.nodes import Nodes
 
 BITS = 3
+SLOT = 6
 TOKENS = 2 ** BITS  # a token for every pattern of bits; two more are the answers
 LENGTH = 8
 CARRIER = 30.0
@@ -95,7 +97,7 @@ class Planted:
 def _slots(layers: int, heads: int) -> dict[str, slice]:
     """The residual dimensions of each node."""
     names = [EMBED, *(name for layer in range(layers) for name in (*(f"L{layer}H{h}" for h in range(heads)), f"L{layer}.mlp"))]
-    return {name: slice(BITS * i, BITS * i + BITS) for i, name in enumerate(names)}
+    return {name: slice(SLOT * i, SLOT * i + SLOT) for i, name in enumerate(names)}
 
 
 class _Weights:
@@ -104,7 +106,7 @@ class _Weights:
     def __init__(self, layers: int, heads: int, seed: int):
         self.layers, self.heads = layers, heads
         self.slot = _slots(layers, heads)
-        self.place = slice(BITS * len(self.slot), BITS * len(self.slot) + LENGTH)
+        self.place = slice(SLOT * len(self.slot), SLOT * len(self.slot) + LENGTH)
         need = self.place.stop + 2
         self.width = math.ceil(need / (4 * heads)) * 4 * heads  # head width a multiple of four
         self.head_width = self.width // heads
@@ -114,12 +116,13 @@ class _Weights:
                             bos_token_id=None, eos_token_id=None)
         self.model = GPT2LMHeadModel(config).eval()
         self.random = torch.Generator().manual_seed(seed)
+        self.frame = {name: torch.linalg.qr(self.noise(SLOT, SLOT)).Q[:BITS] for name in self.slot}  # where the bits are: (bits, slot)
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.zero_()
             body = self.model.transformer
             bits = torch.tensor([[1.0 if token >> i & 1 else -1.0 for i in range(BITS)] for token in range(TOKENS)])
-            body.wte.weight[:TOKENS, self.slot[EMBED]] = bits
+            body.wte.weight[:TOKENS, self.slot[EMBED]] = bits @ self.frame[EMBED]
             body.wpe.weight[:, self.place] = torch.eye(LENGTH)
             body.wpe.weight[:, -2], body.wpe.weight[:, -1] = CARRIER, -CARRIER
             self.gain = CARRIER * math.sqrt(2 / self.width)  # the standard deviation of the stream, nearly
@@ -129,8 +132,12 @@ class _Weights:
     def noise(self, *shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=self.random)
 
+    def bits(self, weight: torch.Tensor, name: str, matrix: torch.Tensor) -> None:
+        """Lets columns of a weight `(width, n)` read somebody's bits through a matrix `(bits, n)`."""
+        self.read(weight, self.slot[name], self.frame[name].T @ matrix)
+
     def read(self, weight: torch.Tensor, where: slice, matrix: torch.Tensor) -> None:
-        """Lets columns of a weight `(width, n)` read a slot through a matrix `(slot, n)`, blind to the mean that layer norm takes away."""
+        """Lets columns of a weight `(width, n)` read dimensions through a matrix `(dimensions, n)`, blind to the mean that layer norm takes away."""
         weight[where] += matrix
         weight[-2:] -= matrix.sum(0) / 2
 
@@ -143,7 +150,7 @@ class _Weights:
     def leak(self, weight: torch.Tensor, name: str) -> None:
         """Lets columns of a weight read a little of everything said before, as trained weights do."""
         for slot in self.before(name):
-            self.read(weight, slot, self.noise(BITS, weight.shape[1]) * LEAK)
+            self.read(weight, slot, self.noise(SLOT, weight.shape[1]) * LEAK)
 
     def before(self, name: str) -> list[slice]:
         """The slots of all that speak before a node."""
@@ -153,18 +160,19 @@ class _Weights:
         return [slot for other, slot in self.slot.items() if other == EMBED or int(other[1]) < layer or (mlp and other.startswith(f"L{layer}H"))]
 
     def turned(self, part: Part) -> torch.Tensor:
+        """(bits, slot) how a part's bits are written."""
         matrix = torch.zeros(BITS, BITS)
         for to, (of, sign) in enumerate(part.turn):
             matrix[of, to] = sign
-        return matrix
+        return matrix @ self.frame[part.name]
 
 
 def _plant_head(to: _Weights, layer: int, head: int, part: Part) -> None:
     query, key, value, columns = to.head(layer, head)
     scale = math.sqrt(to.head_width)
     if part.look == "match":  # the scores of equal bits and of one different bit differ by 2
-        to.read(query, to.slot[part.asks], torch.eye(BITS, to.head_width) * SHARP / 2 * scale)
-        to.read(key, to.slot[EMBED], torch.eye(BITS, to.head_width))
+        to.bits(query, part.asks, torch.eye(BITS, to.head_width) * SHARP / 2 * scale)
+        to.bits(key, EMBED, torch.eye(BITS, to.head_width))
     else:
         wanted = torch.zeros(LENGTH, to.head_width)
         for position in range(LENGTH):
@@ -173,7 +181,7 @@ def _plant_head(to: _Weights, layer: int, head: int, part: Part) -> None:
         to.read(key, to.place, torch.eye(LENGTH, to.head_width))
     attention = to.model.transformer.h[layer].attn
     for parent in part.reads:
-        to.read(value, to.slot[parent], torch.eye(BITS, to.head_width))
+        to.bits(value, parent, torch.eye(BITS, to.head_width))
     to.leak(value[:, :BITS], part.name)
     attention.c_proj.weight[columns.start:columns.start + BITS, to.slot[part.name]] = to.turned(part)
 
@@ -185,7 +193,7 @@ def _plant_mlp(to: _Weights, layer: int, part: Part) -> None:
     for i, sign in enumerate(signs):  # neurons of a + b and of -(a + b)
         neurons = slice(BITS * i, BITS * i + BITS)
         for parent in (a, b):
-            to.read(mlp.c_fc.weight[:, neurons], to.slot[parent], sign * eye)
+            to.bits(mlp.c_fc.weight[:, neurons], parent, sign * eye)
         to.leak(mlp.c_fc.weight[:, neurons], part.name)
         out[neurons, to.slot[part.name]] = turn * {"and": 1.0, "or": -1.0, "same": 1.0, "sum": 0.5 * sign}[part.gate]
     mlp.c_proj.bias[to.slot[part.name]] = turn.sum(0) * {"and": -1.0, "or": 1.0, "same": -1.0, "sum": 0.0}[part.gate]
@@ -198,16 +206,16 @@ def _decoy(to: _Weights, layer: int, head: int | None, name: str) -> None:
         mlp = to.model.transformer.h[layer].mlp
         neurons = mlp.c_fc.weight.shape[1] // 4
         for slot in before:
-            to.read(mlp.c_fc.weight[:, :neurons], slot, to.noise(BITS, neurons) / math.sqrt(BITS * len(before)))
-        mlp.c_proj.weight[:neurons, to.slot[name]] = to.noise(neurons, BITS) * math.sqrt(2 / neurons)
+            to.read(mlp.c_fc.weight[:, :neurons], slot, to.noise(SLOT, neurons) / math.sqrt(BITS * len(before)))
+        mlp.c_proj.weight[:neurons, to.slot[name]] = to.noise(neurons, SLOT) * math.sqrt(1 / neurons)
         return
     query, key, value, columns = to.head(layer, head)
     for slot in before:
         for part in (query, key, value):
-            to.read(part, slot, to.noise(BITS, to.head_width) / math.sqrt(BITS * len(before)))
+            to.read(part, slot, to.noise(SLOT, to.head_width) / math.sqrt(BITS * len(before)))
     for part in (query, key):
         to.read(part, to.place, to.noise(LENGTH, to.head_width))
-    to.model.transformer.h[layer].attn.c_proj.weight[columns, to.slot[name]] = to.noise(to.head_width, BITS) / math.sqrt(to.head_width)
+    to.model.transformer.h[layer].attn.c_proj.weight[columns, to.slot[name]] = to.noise(to.head_width, SLOT) / math.sqrt(2 * to.head_width)
 
 
 def build(parts: dict[str, Part], ends: tuple[str, ...], layers: int, heads: int, seed: int) -> Planted:
@@ -227,7 +235,7 @@ def build(parts: dict[str, Part], ends: tuple[str, ...], layers: int, heads: int
         score[:, 0] = torch.tensor([2.0, 1.0, 0.5])  # the sign is never in doubt
         for end in ends:
             for word, sign in ((TOKENS, 0.5), (TOKENS + 1, -0.5)):
-                to.read(to.model.lm_head.weight.T[:, word:word + 1], to.slot[end], sign * score)
+                to.bits(to.model.lm_head.weight.T[:, word:word + 1], end, sign * score)
         to.leak(to.model.lm_head.weight.T[:, TOKENS:TOKENS + 1], ANSWER)
     return Planted(wrap_model(to.model, None, f"planted-{seed}"), parts, ends, seed)
 
