@@ -94,9 +94,8 @@ def edge_attribution(model: LanguageModel, base: Sequence[Sequence[int]], counte
     strength = total.abs().cpu().double().numpy() / (len(base) * max(1, points))
     found, column = np.zeros((len(nodes),) * 2), 0
     for node, (kind, unit) in enumerate(zip(nodes.kinds[1:], nodes.units[1:]), 1):
-        head = kind == "head_output"
-        found[:-1, node] = strength[:, column + unit:column + 3 * model.heads:model.heads].sum(1) if head else strength[:, column]
-        column += 0 if head and unit < model.heads - 1 else 3 * model.heads if head else 1
+        found[:-1, node] = strength[:, column]
+        column += 1
     allowed = nodes.allowed.numpy()
     return Circuit(nodes.labels, found * allowed, allowed, "eap-ig" if points else "eap",
                    dict(points=points, forwards=len(base) * (2 + max(1, points)), backwards=len(base) * max(1, points)))
@@ -170,6 +169,15 @@ def _written(model, body, write: dict, embeddings: torch.Tensor) -> torch.Tensor
     return found.flatten(1)
 
 
+def _weighted(x: torch.Tensor, weight: torch.Tensor, points: int) -> torch.Tensor:
+    """(b t, w) the sum over points of x `(P b t, w)` times weight `(P b t, 1)`."""
+    parts = list(zip(x.chunk(points), weight.chunk(points)))
+    total = parts[0][0] * parts[0][1]
+    for some, by in parts[1:]:
+        total.addcmul_(some, by)
+    return total
+
+
 def _way_back(stream: torch.Tensor, read: torch.Tensor, gradient: torch.Tensor, norm, points: int, projection, heads: int) -> torch.Tensor:
     """(readers, b t width) the gradient of the metric with respect to what each reader of one layer norm reads of the stream, the sum over
     the points. projection: whose output was recorded, the queries, keys and values of the heads; None where the norm's own output was.
@@ -182,18 +190,17 @@ def _way_back(stream: torch.Tensor, read: torch.Tensor, gradient: torch.Tensor, 
     inverse = (normal.square().mean(-1, keepdim=True) + norm.eps).rsqrt()  # (P b t, 1)
     normal *= inverse
     if projection is None:
-        gradient = gradient * norm.weight * inverse
-        gradient -= (gradient * normal).mean(-1, keepdim=True) * normal
-        found = gradient.unflatten(0, (points, -1)).sum(0)
+        along = (gradient * normal) @ norm.weight[:, None] * (inverse / width)
+        found = _weighted(gradient, inverse, points) * norm.weight - _weighted(normal, along, points)
         return (found - found.mean(-1, keepdim=True)).flatten()[None]
-    readers, n = 3 * heads, width // heads
+    n = width // heads
     weight = norm.weight[:, None] * projection.weight
-    weight = (weight - weight.mean(0)).unflatten(1, (readers, n)).permute(1, 2, 0)  # (readers, n, width)
+    weight = (weight - weight.mean(0)).unflatten(1, (3, heads, n)).permute(2, 1, 3, 0).flatten(1, 2)  # (heads, 3 n, width)
     fixed = (norm.bias @ projection.weight + projection.bias).flatten()  # of what is read, this does not come from the stream
-    sums = torch.eye(readers, dtype=read.dtype, device=read.device).repeat_interleave(n, 0)  # (readers n, readers)
-    along = (gradient @ (fixed[:, None] * sums) - (gradient * read) @ sums) * (inverse / width)  # (P b t, readers)
-    straight = sum(g * i for g, i in zip(gradient.chunk(points), inverse.chunk(points)))  # (b t, readers n)
+    sums = torch.eye(heads, dtype=read.dtype, device=read.device).repeat_interleave(n, 0).repeat(3, 1)  # (3 heads n, heads)
+    along = (gradient @ (fixed[:, None] * sums) - (gradient * read) @ sums) * (inverse / width)  # (P b t, heads)
+    straight = _weighted(gradient, inverse, points)  # (b t, 3 heads n)
+    straight = straight.unflatten(1, (3, heads, n)).permute(2, 0, 1, 3).flatten(2)  # (heads, b t, 3 n)
     bent = [x.unflatten(0, (points, -1)).transpose(0, 1).contiguous() for x in (along, normal)]  # (b t, P, ...)
-    found = torch.bmm(bent[0].transpose(1, 2), bent[1]).transpose(0, 1)  # (readers, b t, width)
-    found = torch.baddbmm(found, straight.unflatten(1, (readers, n)).transpose(0, 1), weight)
+    found = torch.baddbmm(torch.bmm(bent[0].transpose(1, 2), bent[1]).transpose(0, 1), straight, weight)  # (heads, b t, width)
     return found.flatten(1)
