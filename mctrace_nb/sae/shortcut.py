@@ -29,21 +29,18 @@ from mctrace_nb.stats import interval
 WHEN = ("in the morning", "after the meeting")  # of one length, so that no position tells them apart
 SIDES = tuple(tuple(w for w, she in grammar.OCCUPATIONS.items() if (she > 0.5) == side) for side in (False, True))
 RIDGE = 1e-3
+DRAWS = 10  # of random features, whose results are averaged
 FAR = 0.15  # from one half: AUROCs below 0.35 or above 0.65 are gender-like
 FRACTION = 0.02  # of the smallest penalty at which the label node is empty: small, so that features that say the same are all ranked
 
 
 def _people(rng: Random, label: int, gender: int) -> str:
-    return f"{WHEN[label]} the {('man', 'woman')[gender]} {rng.choice(grammar.SAYING)} that"
+    who, pronoun = ("man", "woman")[gender], grammar.PRONOUNS[gender]
+    return f"{WHEN[label]} the {who} {rng.choice(grammar.SAYING)} that {pronoun} {rng.choice(grammar.PROFESSION_TAILS)}"
 
 
 def _occupations(rng: Random, label: int, gender: int) -> str:
     return f"{WHEN[label]} the {rng.choice(SIDES[gender])} {rng.choice(grammar.SAYING)} that"
-
-
-def _pronoun(rng: Random, label: int, gender: int) -> str:
-    said = f"the {('pilot', 'plumber')[label]} {rng.choice(grammar.SAYING)} that {grammar.PRONOUNS[gender]} {rng.choice(grammar.PROFESSION_TAILS)}"
-    return f"{opening} {said}" if (opening := rng.choice(grammar.OPENINGS)) else said
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,9 @@ class Setting:
 
 
 SETTINGS = {
-    "people": Setting(_people, "mean", "when it was, and whether a man or a woman spoke; mean over words"),
+    "people": Setting(_people, "mean", "when it was, and whether a man or a woman speaks; mean over words"),
     "occupations": Setting(_occupations, "mean", "when it was, and the stereotype of the occupation; mean over words"),
     "last_word": Setting(_occupations, "last", "the same, read at the last word, where the model is about to say he or she"),
-    "pronoun": Setting(_pronoun, "mean", "pilot or plumber, and the pronoun; mean over words"),
 }
 
 
@@ -103,14 +99,14 @@ def corpus(model: LanguageModel, n: int = 1500, seed: int = 0) -> list[list[int]
     return [[1, *(ids[word] for word in grammar.sentence(behaviour, rng).split())] for behaviour in rng.choices(grammar.BEHAVIOURS, k=n)]
 
 
-def dictionary(model: LanguageModel, site: Site = ("residual", 2), features: int = 256, k: int = 8, seed: int = 0, steps: int = 800) -> Autoencoder:
+def dictionary(model: LanguageModel, site: Site = ("residual", 2), features: int = 512, k: int = 16, seed: int = 0, steps: int = 800) -> Autoencoder:
     """An autoencoder of the tutorial model, trained on `corpus`."""
     return train_autoencoder(observe(model, corpus(model, seed=seed), [site]).activity[site], features, site, k, steps=steps, seed=seed)
 
 
 def classifier(x: torch.Tensor, y) -> Callable[[torch.Tensor], np.ndarray]:
     """Logistic regression of y `(n,)` on x `(n, d)` with a ridge of 1e-3, columns centred and scaled alike, by Newton's method; returns what
-    predicts zeros and ones."""
+    gives the log odds `(m,)` of 1 for activities `(m, d)`."""
     mean, scale = x.mean(0), x.std(0).pow(2).mean().sqrt().clamp(min=1e-12)
 
     def shaped(part):
@@ -125,13 +121,14 @@ def classifier(x: torch.Tensor, y) -> Callable[[torch.Tensor], np.ndarray]:
         b = b - step * min(1.0, 5 / max(float(step.norm()), 1e-12))  # far from the optimum whole steps may overshoot
         if step.norm() < 1e-8:
             break
-    return lambda part: (shaped(part) @ b > 0).long().cpu().numpy()
+    return lambda part: (shaped(part) @ b).cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class Removal:
     """One run. ranking: a frame, a row a ranked feature (those with a weight): feature, score, weight, gender AUROC, whether it is removed.
-    accuracy: a frame, a row a way: accuracy, that of the worst of four groups, agreement with gender (one half is ideal), features removed.
+    accuracy: a frame, a row a way: accuracy, that of the worst of four groups, agreement with gender (one half is ideal), AUROC of the log odds
+    for the label (which a wrong threshold does not harm), features removed.
     active: how many features there were to rank. node: the label node."""
 
     ranking: pd.DataFrame
@@ -144,7 +141,7 @@ def remove(model: LanguageModel, sae: Autoencoder, setting: str = "people", seed
     """Runs a setting once with an autoencoder of the tutorial model.
 
     Classifiers read the reconstruction, so that original and removal differ by the features alone. Ways: "original", "zeroed" (its classifier,
-    features set to zero), "retrained" (the classifier, too), the same for as many random active features, "every gender-like" (retrained without
+    features set to zero), "retrained" (the classifier, too), the same for as many random active features (the mean of ten draws), "every gender-like" (retrained without
     the ranking: all features that pass the rule), "oracle" (trained on all four groups).
     """
     sets, pooled = sentences(setting, seed, n), {}
@@ -160,20 +157,26 @@ def remove(model: LanguageModel, sae: Autoencoder, setting: str = "people", seed
     ranking = node.ranking().iloc[:len(node.chosen)].copy()
     ranking["gender_auroc"] = gender[node.chosen.cpu().numpy()]
     ranking["removed"] = like[node.chosen.cpu()].numpy()
-    random = torch.randperm(len(active), generator=torch.Generator().manual_seed(seed))[:len(marked)]
-    nothing, gendered, any_of, every = (active[i.to(active.device)] for i in (marked[:0], marked, random, like.nonzero().flatten()))
-    ways = {"original": ("ambiguous", nothing, nothing), "zeroed": ("ambiguous", nothing, gendered), "retrained": ("ambiguous", gendered, gendered),
-            "random zeroed": ("ambiguous", nothing, any_of), "random retrained": ("ambiguous", any_of, any_of),
-            "every gender-like": ("ambiguous", every, every), "oracle": ("oracle", nothing, nothing)}
+    generator = torch.Generator().manual_seed(seed)
+    random = [active[torch.randperm(len(active), generator=generator)[:len(marked)].to(active.device)] for _ in range(DRAWS)]
+    nothing, gendered, every = (active[i.to(active.device)] for i in (marked[:0], marked, like.nonzero().flatten()))
+    ways = {"original": ("ambiguous", nothing, [nothing]), "zeroed": ("ambiguous", nothing, [gendered]), "retrained": ("ambiguous", None, [gendered]),
+            "random zeroed": ("ambiguous", nothing, random), "random retrained": ("ambiguous", None, random),
+            "every gender-like": ("ambiguous", None, [every]), "oracle": ("oracle", nothing, [nothing])}
     rows = []
-    for way, (trained_on, train_without, without) in ways.items():
-        said, test = sets[trained_on], sets["balanced"]
-        predict = classifier(_without(sae, pooled[trained_on], train_without), said.label)
-        guess = predict(_without(sae, pooled["balanced"], without))
-        right = guess == test.label
-        groups = [right[(test.label == a) & (test.gender == b)].mean() for a in (0, 1) for b in (0, 1)]
-        rows.append(dict(way=way, accuracy=right.mean(), worst_group=min(groups), gender=(guess == test.gender).mean(), removed=len(without)))
+    for way, (trained_on, kept, drawn) in ways.items():
+        tries = []
+        for without in drawn:
+            odds = classifier(_without(sae, pooled[trained_on], without if kept is None else kept), sets[trained_on].label)
+            tries.append(_judged(odds(_without(sae, pooled["balanced"], without)), sets["balanced"]))
+        rows.append(dict(way=way, **pd.DataFrame(tries).mean(), removed=len(drawn[0])))
     return Removal(ranking.reset_index(drop=True), pd.DataFrame(rows), len(active), node)
+
+
+def _judged(odds: np.ndarray, test: Sentences) -> dict[str, float]:
+    right = (odds > 0) == test.label
+    groups = [right[(test.label == a) & (test.gender == b)].mean() for a in (0, 1) for b in (0, 1)]
+    return dict(accuracy=right.mean(), worst_group=min(groups), gender=((odds > 0) == test.gender).mean(), label_auroc=auroc(odds, test.label))
 
 
 def _pooled(model: LanguageModel, sae: Autoencoder, said: Sentences, pool: str) -> torch.Tensor:
@@ -196,7 +199,7 @@ def _without(sae: Autoencoder, z: torch.Tensor, features: torch.Tensor) -> torch
 def measure(model: LanguageModel, seeds: Iterable[int] = range(5), setting: str = "people", site: Site = ("residual", 2), n: int = 300,
             **trained) -> pd.DataFrame:
     """The numbers of `remove` over seeds, which decide the autoencoder and the sentences: a frame, a row a way, with the mean and the ends of a 95 %
-    bootstrap interval over seeds of accuracy, worst_group and gender; removed and ranked, mean numbers of features; seeds, how many. trained: to
+    bootstrap interval over seeds of accuracy, worst_group, gender and label_auroc; removed and ranked, mean numbers of features; seeds, how many. trained: to
     `dictionary`."""
     found = []
     for seed in bar(list(seeds), "removing a shortcut"):
@@ -207,7 +210,7 @@ def measure(model: LanguageModel, seeds: Iterable[int] = range(5), setting: str 
     rows = []
     for i, way in enumerate(found[0]["way"]):
         row = dict(setting=setting, way=way)
-        for name in ("accuracy", "worst_group", "gender"):
+        for name in ("accuracy", "worst_group", "gender", "label_auroc"):
             values = [float(frame[name][i]) for frame in found]
             low, high = interval(values)
             row |= {name: np.mean(values), f"{name}_low": float(low), f"{name}_high": float(high)}
