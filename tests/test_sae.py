@@ -60,6 +60,7 @@ def test_what_is_taken_off_before_is_put_back_after():
     scaled = by_hand(norm="layer_norm", subtract=False)
     assert torch.allclose(scaled.encode(x[:1]), scaled.encode(7 * x[:1] + 2), atol=1e-4)
     assert torch.allclose(scaled.encode(x[:1])[0, 0], torch.tensor(0.5 ** 0.5), atol=1e-4)  # +-1 over an sd of sqrt(2)
+    assert torch.allclose(scaled.reconstruct(7 * x[:1] + 2), 7 * scaled.reconstruct(x[:1]) + 2, atol=1e-3)
 
 
 def test_report_by_hand(monkeypatch):
@@ -76,7 +77,8 @@ def test_report_by_hand(monkeypatch):
 @pytest.mark.parametrize("change, says", [
     (dict(W_enc=torch.zeros(2, 4)), "b_enc is of shape (3,)"), (dict(W_dec=torch.zeros(2, 3)), "W_dec is of shape (2, 3)"),
     (dict(activation="topk"), "k=None"), (dict(activation="topk", k=4), "from 1 to 3"), (dict(activation="jumprelu"), "threshold is missing"),
-    (dict(activation="tanh"), "unknown activation"), (dict(norm="centred"), "did you mean 'centre'"), (dict(W_enc=torch.zeros(2)), "W_enc has the shape")])
+    (dict(activation="tanh"), "unknown activation"), (dict(norm="centred"), "did you mean 'centre'"),
+    (dict(W_enc=torch.zeros(2)), "W_enc has the shape")])
 def test_parts_that_do_not_fit_are_refused(change, says):
     from dataclasses import replace
     with pytest.raises(InputError) as error:
@@ -138,8 +140,9 @@ def test_features_that_never_fire_are_revived(monkeypatch):
 
 
 @pytest.mark.parametrize("x, how, says", [
-    (torch.ones(50, 4), dict(k=1), "same at all tokens"), (torch.randn(50, 4), {}, "give one of them"), (torch.randn(50, 4), dict(k=1, l1=1.0), "give one"),
-    (torch.full((50, 4), torch.nan), dict(k=1), "200 values"), (torch.randn(50, 4), dict(k=9), "from 1 to 8"), (torch.randn(50, 4), dict(l1=-1.0), "at least 0"),
+    (torch.ones(50, 4), dict(k=1), "same at all tokens"), (torch.randn(50, 4), {}, "give one of them"),
+    (torch.randn(50, 4), dict(k=1, l1=1.0), "give one"), (torch.full((50, 4), torch.nan), dict(k=1), "200 values"),
+    (torch.randn(50, 4), dict(k=9), "from 1 to 8"), (torch.randn(50, 4), dict(l1=-1.0), "at least 0"),
     (torch.randn(50), dict(k=1), "shape (50,)"), (torch.randn(50, 4), dict(k=1, steps=0), "steps=0")])
 def test_training_refuses_what_cannot_be_trained(x, how, says):
     with pytest.raises(InputError) as error:
@@ -182,11 +185,13 @@ def test_the_layout_of_the_gpt2_dictionaries(tmp_path):
                  metadata=dict(hook_name="blocks.3.hook_mlp_out", model_name="gpt2-small"))
     sae = load.load_sae(written(tmp_path / "b", later, weights()))
     assert (sae.site, sae.activation, sae.k, sae.subtract, sae.norm) == (("mlp_block", 3), "topk", 2, False, "layer_norm")
-    middle = gpt2_settings(architecture="standard", activation_fn_str="topk", activation_fn_kwargs=dict(k=4), hook_name="blocks.8.hook_resid_post",
-                           model_from_pretrained_kwargs=dict(center_writing_weights=False))
+    middle = gpt2_settings(architecture="standard", activation_fn_str="topk", activation_fn_kwargs=dict(k=4),
+                           hook_name="blocks.8.hook_resid_post", model_from_pretrained_kwargs=dict(center_writing_weights=False))
     del middle["hook_point"]
     sae = load.load_sae(written(tmp_path / "c", middle, weights()))
     assert (sae.site, sae.activation, sae.k, sae.norm) == (("residual", 8), "topk", 4, "none")
+    assert load.load_sae(written(tmp_path / "d", gpt2_settings(model_class_name="AutoModelForCausalLM"), weights())).norm == "none"
+    assert load.load_sae(written(tmp_path / "e", gpt2_settings(model_name="gemma-2b"), weights())).norm == "none"  # it has no LayerNorm
 
 
 def test_the_layout_of_gemma_scope(tmp_path):
@@ -214,11 +219,14 @@ def test_the_true_size_of_gpt2(tmp_path):
 @pytest.mark.parametrize("settings, tensors, says", [
     (gpt2_settings(), dict(W_dec=None), "has no W_dec"), (gpt2_settings(), dict(W_dec=torch.zeros(6, 10)), "W_dec is of shape (6, 10)"),
     (gpt2_settings(architecture="gated"), {}, "unknown architecture of an autoencoder 'gated'"),
-    (gpt2_settings(architecture="jumprelu"), {}, "threshold is missing"), (gpt2_settings(activation_fn_str="tanh-relu"), {}, "'tanh-relu' is not supported"),
+    (gpt2_settings(architecture="jumprelu"), {}, "threshold is missing"),
+    (gpt2_settings(activation_fn_str="tanh-relu"), {}, "'tanh-relu' is not supported"),
     (gpt2_settings(normalize_activations="expected_average_only_in"), {}, "fold the scale"),
-    (gpt2_settings(rescale_acts_by_decoder_norm=True), {}, "rescale_acts_by_decoder_norm=True"), (gpt2_settings(hook_head_index=3), {}, "hook_head_index=3"),
+    (gpt2_settings(rescale_acts_by_decoder_norm=True), {}, "rescale_acts_by_decoder_norm=True"),
+    (gpt2_settings(hook_head_index=3), {}, "hook_head_index=3"),
     (gpt2_settings(hook_point="blocks.8.attn.hook_z"), {}, "'blocks.8.attn.hook_z' is not supported"),
-    (gpt2_settings(hook_point="blocks.0.hook_resid_pre"), {}, "from layer 1 on"), (gpt2_settings(hook_point="blocks.2.hook_resid_mid"), {}, "hook_resid_mid"),
+    (gpt2_settings(hook_point="blocks.0.hook_resid_pre"), {}, "from layer 1 on"),
+    (gpt2_settings(hook_point="blocks.2.hook_resid_mid"), {}, "hook_resid_mid"),
     (gpt2_settings(hook_point=None), {}, "no hook_name"), (gpt2_settings(), dict(scaling_factor=torch.full((10,), 2.0)), "scaling factor"),
     (gpt2_settings(architecture="topk"), {}, "k=None")])
 def test_folders_that_cannot_be_read_say_why(tmp_path, settings, tensors, says):

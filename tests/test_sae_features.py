@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import rankdata
 
 from mctrace_nb.errors import InputError
 from mctrace_nb.observing import observe
@@ -53,7 +52,8 @@ def test_only_features_that_are_active_often_enough_are_kept(monkeypatch):
     monkeypatch.setattr(autoencoder, "CELLS", 24)  # three rows at a time
     assert torch.equal(features.code(identity(4), x).z, whole.z)
     assert features.code(identity(4), x).at(torch.tensor([0, 5])).share.tolist() == [1.0, 0.5]
-    for bad, at_least, says in ((x, 1.5, "at_least=1.5"), (x[:, [3, 3, 3, 3]], 0.01, "none of 8 features"), (x / 0, 0.01, "not finite"), (x[:0], 0.01, "0 activities")):
+    for bad, at_least, says in ((x, 1.5, "at_least=1.5"), (x[:, [3, 3, 3, 3]], 0.01, "none of 8 features"), (x / 0, 0.01, "not finite"),
+                                (x[:0], 0.01, "0 activities")):
         with pytest.raises(InputError, match=says):
             features.code(identity(4), bad, at_least)
     assert features.feature_name(("mlp_block", 1), 3) == "L1.mlp.f3"
@@ -63,7 +63,8 @@ def test_only_features_that_are_active_often_enough_are_kept(monkeypatch):
 
 def test_links_that_were_planted_are_found_and_no_others():
     links = features.link(*planted(), alpha=0.1)
-    assert set(zip(links.edges.source, links.edges.target)) == {("L0.resid.f3", "L1.mlp.f0"), ("L0.resid.f8", "L1.mlp.f0"), ("L0.resid.f5", "L1.mlp.f2")}
+    assert set(zip(links.edges.source, links.edges.target)) == {("L0.resid.f3", "L1.mlp.f0"), ("L0.resid.f8", "L1.mlp.f0"),
+                                                                ("L0.resid.f5", "L1.mlp.f2")}
     weight = links.edges.set_index(["source", "target"]).weight
     assert weight["L0.resid.f3", "L1.mlp.f0"] > 0 > weight["L0.resid.f8", "L1.mlp.f0"]
     assert (np.diff(links.edges.weight.abs()) <= 0).all()
@@ -98,7 +99,8 @@ def test_features_that_do_not_vary_get_no_links():
     assert "L0.resid.f5" not in set(links.edges.source) and np.isfinite(links.edges.weight).all()
     links = features.link(up, coded(torch.full((300, 1), 3.0), ("residual", 1)))
     assert len(links.edges) == 0 and links.explained.iloc[0] == 0
-    for other, how, says in ((coded(down.z[:-1]), {}, "300 rows upstream and 299"), (down, dict(alpha=0), "alpha=0"), (down, dict(chunk=0), "chunk=0")):
+    for other, how, says in ((coded(down.z[:-1]), {}, "300 rows upstream and 299"), (down, dict(alpha=0), "alpha=0"),
+                             (down, dict(chunk=0), "chunk=0")):
         with pytest.raises(InputError, match=says):
             features.link(up, other, **how)
 
@@ -215,10 +217,11 @@ def test_sets_hold_what_they_promise():
 
 
 def test_auroc_by_hand():
-    assert shortcut.auroc([1, 2, 3, 4], [0, 1, 0, 1]) == 0.75 and shortcut.auroc([1, 1, 1], [0, 1, 0]) == 0.5 and np.isnan(shortcut.auroc([1, 2], [1, 1]))
+    assert shortcut.auroc([1, 2, 3, 4], [0, 1, 0, 1]) == 0.75 and shortcut.auroc([1, 1, 1], [0, 1, 0]) == 0.5
+    assert np.isnan(shortcut.auroc([1, 2], [1, 1]))
     score, truth = np.random.default_rng(0).normal(size=50), np.random.default_rng(1).integers(0, 2, 50)
     pairs = [(a > b) + (a == b) / 2 for a in score[truth == 1] for b in score[truth == 0]]
-    assert shortcut.auroc(score, truth) == pytest.approx(np.mean(pairs)) and len(rankdata(score)) == 50
+    assert shortcut.auroc(score, truth) == pytest.approx(np.mean(pairs))
 
 
 def test_the_classifier_is_at_the_optimum_of_its_loss():
@@ -243,6 +246,8 @@ def test_the_shortcut_is_removed_where_it_is_a_feature_of_its_own(tutorial, smal
     assert by.accuracy["zeroed"] > by.accuracy["original"] + 0.1 and abs(by.gender["retrained"] - 0.5) < 0.1
     removed = run.ranking[run.ranking.removed]
     assert (abs(removed.gender_auroc - 0.5) > shortcut.FAR).all() and len(removed) == by.removed["zeroed"] < len(run.ranking) < run.active
+    assert by["read"]["retrained"] == by["read"]["by correlation"] == len(run.ranking) and by["read"]["every gender-like"] == run.active
+    assert run.node.names[run.node.chosen[0]] == run.ranking.feature[0]
 
 
 @pytest.mark.slow
@@ -251,7 +256,8 @@ def test_the_shortcut_stays_where_gender_is_spread_over_everything(tutorial):
     sae = shortcut.dictionary(tutorial)
     by = shortcut.remove(tutorial, sae, "last_word", seed=0, n=200).accuracy.set_index("way")
     assert by.accuracy["original"] <= 0.6 and by.accuracy["oracle"] >= 0.85
-    assert by.removed["zeroed"] > 0 and by.accuracy["zeroed"] <= 0.6 and by.accuracy["retrained"] <= 0.6 and by.accuracy["every gender-like"] <= 0.65
+    assert by.removed["zeroed"] > 0 and by.accuracy["zeroed"] <= 0.6 and by.accuracy["retrained"] <= 0.6
+    assert by.accuracy["by correlation"] <= 0.65 and by.accuracy["every gender-like"] <= 0.65
 
 
 @pytest.mark.long
@@ -261,12 +267,12 @@ def test_the_shortcut_over_seeds(tutorial):
     assert by.accuracy["original"] <= 0.75 and by.accuracy["oracle"] >= 0.9 and (found.seeds == 5).all()
     assert by.accuracy["retrained"] >= 0.85 and by.accuracy_low["retrained"] > by.accuracy_high["random retrained"] + 0.1
     assert by.accuracy["retrained"] > by.accuracy["zeroed"] > by.accuracy["random zeroed"] + 0.1
-    assert 5 < by.removed["retrained"] < by.ranked["retrained"] < by.removed["every gender-like"] + 60
+    assert 5 < by.removed["retrained"] < by["read"]["retrained"] < by["read"]["every gender-like"] / 2
 
 
 def test_measuring_gives_a_row_a_way(tutorial):
     found = shortcut.measure(tutorial, [0, 1], n=40, features=16, k=2, steps=20)
-    assert found.way.tolist()[:3] == ["original", "zeroed", "retrained"] and len(found) == 7 and (found.seeds == 2).all()
+    assert found.way.tolist()[:3] == ["original", "zeroed", "retrained"] and len(found) == 8 and (found.seeds == 2).all()
     assert ((found.accuracy_low <= found.accuracy) & (found.accuracy <= found.accuracy_high)).all()
     with pytest.raises(InputError, match="at least one seed"):
         shortcut.measure(tutorial, [])

@@ -74,16 +74,15 @@ class Autoencoder:
         """Returns itself if the model has this site with this width; raises InputError if not."""
         kind, layer = self.site
         if not 0 <= layer < len(model.layers):
-            raise InputError(f"the autoencoder is for layer {layer}, {model.name!r} has {len(model.layers)} layers, numbered from 0; load the model that "
-                             "it was made for")
+            raise InputError(f"the autoencoder is for layer {layer}, {model.name!r} has {len(model.layers)} layers, numbered from 0; load the "
+                             "model that it was made for")
         width = model.neurons if kind == "mlp_neuron" else model.width
         if width != self.width:
             raise InputError(f"the autoencoder reads activities of width {self.width}, {kind} of {model.name!r} has {width}; load the model that "
                              "it was made for")
-        norm = {"mlp_block": "post_feedforward_layernorm", "mlp_output": "post_feedforward_layernorm"}.get(kind)
-        if self.made.get("hook") and norm and hasattr(model.layers[layer].block, norm):
-            raise InputError(f"{self.made['hook']!r} is read after a norm that {model.name!r} applies to its MLP's output, {kind} is seen before it; use "
-                             "an autoencoder of the residual stream")
+        if self.made.get("hook") and kind in ("mlp_block", "attn_block") and hasattr(model.layers[layer].block, "post_feedforward_layernorm"):
+            raise InputError(f"{self.made['hook']!r} is read after a norm of what {model.name!r} adds to the residual stream, {kind} "
+                             "is seen before it; use an autoencoder of the residual stream")
         return self
 
     def _normed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -95,8 +94,9 @@ class Autoencoder:
         if self.norm != "none":
             mean = x.mean(-1, keepdim=True)
         if self.norm == "layer_norm":
-            sd = x.std(-1, keepdim=True) + 1e-5
-        return (x - mean) / sd, mean, sd
+            sd = x.std(-1, keepdim=True)
+            return (x - mean) / (sd + 1e-5), mean, sd
+        return x - mean, mean, sd
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Activities `(..., d)` to features `(..., D)`."""
@@ -134,7 +134,8 @@ class Autoencoder:
             left += float((x[rows] - (self.decode(z) * sd + mean)).double().pow(2).sum())
             on += int((z != 0).sum())
             ever |= (z != 0).any(0)
-        return dict(explained=1 - left / (total * len(x)), l0=on / len(x), dead=1 - float(ever.float().mean()), features=self.features, tokens=len(x))
+        dead = 1 - float(ever.double().mean())
+        return dict(explained=1 - left / (total * len(x)), l0=on / len(x), dead=dead, features=self.features, tokens=len(x))
 
 
 def active(before: torch.Tensor, activation: str, k: int | None = None, threshold: torch.Tensor | None = None) -> torch.Tensor:
@@ -220,8 +221,8 @@ def _revive(trained: Autoencoder, optimiser, dead: torch.Tensor, part: torch.Ten
     if not len(dead):
         return 0
     wrong = part - trained.reconstruct(part)
-    chosen = torch.multinomial(wrong.pow(2).sum(1).cpu() + 1e-12, len(dead), replacement=len(dead) > len(part), generator=generator).to(part.device)
-    rows = _unit(wrong[chosen])
+    chosen = torch.multinomial(wrong.pow(2).sum(1).cpu() + 1e-12, len(dead), generator=generator)
+    rows = _unit(wrong[chosen.to(part.device)])
     trained.W_dec[dead], trained.W_enc[:, dead], trained.b_enc[dead] = rows, rows.T, 0
     for weight, at in ((trained.W_dec, dead), (trained.W_enc, (slice(None), dead)), (trained.b_enc, dead)):
         for moment in ("exp_avg", "exp_avg_sq"):

@@ -78,8 +78,8 @@ def code(sae: Autoencoder, x: torch.Tensor, at_least: float = 0.01) -> Coded:
     share = on.double() / len(x)
     numbers = ((share >= at_least) & (share > 0) & (high - low > 1e-6 * high.abs())).nonzero().flatten()
     if not len(numbers):
-        raise InputError(f"none of {sae.features} features of {sae.site} is active on {at_least:.1%} of {len(x)} activities and varies; lower at_least, or "
-                         "train the autoencoder on activities like these")
+        raise InputError(f"none of {sae.features} features of {sae.site} is active on {at_least:.1%} of {len(x)} activities and varies; lower "
+                         "at_least, or train the autoencoder on activities like these")
     return Coded(sae.site, torch.cat([z[:, numbers] for _, z in sae.parts(x)]), numbers, share[numbers])
 
 
@@ -119,7 +119,8 @@ def link(upstream: Coded, downstream: Coded, alpha: float = 0.05, chunk: int = 2
     source, target, weight = (torch.cat(x).cpu().numpy() for x in zip(*found))
     edges = pd.DataFrame(dict(source=np.array(upstream.names)[source], target=np.array(downstream.names)[target], weight=weight))
     order = np.argsort(-np.abs(weight), kind="stable")
-    return Links(edges.iloc[order].reset_index(drop=True), pd.Series(torch.cat(explained).cpu().numpy(), downstream.names, name="explained"), alpha)
+    shares = pd.Series(torch.cat(explained).cpu().numpy(), downstream.names, name="explained")
+    return Links(edges.iloc[order].reset_index(drop=True), shares, alpha)
 
 
 def _product(a: Coded, b: Coded, part: slice, of_a: tuple, of_b: tuple) -> torch.Tensor:
@@ -169,7 +170,8 @@ def label_node(coded: Coded, label: Sequence[float] | torch.Tensor, loss: str = 
     one_of(loss, LOSSES, "loss of a label node")
     y = torch.as_tensor(np.asarray(label, dtype=float)).to(coded.z.device)
     if len(y) != len(coded.z) or not 0 < fraction <= 1:
-        raise InputError(f"{len(y)} labels for {len(coded.z)} rows and fraction={fraction}: give a label for each row, and a fraction above 0 and up to 1")
+        raise InputError(f"{len(y)} labels for {len(coded.z)} rows and fraction={fraction}: give a label for each row, and a fraction above 0 "
+                         "and up to 1")
     mean, sd = coded.standardised()
     x = (coded.z.double() - mean) / sd
     spread = float(y.std(correction=0))
@@ -189,11 +191,12 @@ def describe(model: LanguageModel, prompts: Sequence[Sequence[int]], observed: O
     """What features react to, a frame with a row a feature: share of tokens on which it is active, the words at which it is most active (the
     `top` prompts in which it is highest, one token each), and those prompts with that token in brackets.
 
-    prompts: as observed. coded: of all tokens. features: names, default all. Raises InputError for a name that is not there, rows that do not match.
+    prompts: as observed. coded: of all tokens. features: names, default all. Raises InputError for a name that is not there, or rows that do
+    not match.
     """
     if len(coded.z) != len(observed) or len(prompts) != observed.prompts:
-        raise InputError(f"{len(coded.z)} rows of features, {len(observed)} observed tokens, {len(prompts)} of {observed.prompts} prompts: give what was "
-                         "observed, and the features of all its tokens")
+        raise InputError(f"{len(coded.z)} rows of features, {len(observed)} observed tokens, {len(prompts)} of {observed.prompts} prompts: give "
+                         "what was observed, and the features of all its tokens")
     names, rows = coded.names, []
     for name in names if features is None else features:
         column = names.index(one_of(name, names, "feature"))
@@ -209,7 +212,8 @@ def describe(model: LanguageModel, prompts: Sequence[Sequence[int]], observed: O
                 at = int(observed.position[row])
                 words[said[at].strip()] += 1
                 marked.append(_marked(said, at))
-        rows.append(dict(feature=name, share=float(coded.share[column]), words=", ".join(w for w, _ in words.most_common()), prompts=tuple(marked)))
+        said = ", ".join(word for word, _ in words.most_common())
+        rows.append(dict(feature=name, share=float(coded.share[column]), words=said, prompts=tuple(marked)))
     return pd.DataFrame(rows)
 
 

@@ -33,8 +33,8 @@ CONVERT = ("convert it once: safetensors.torch.save_file({k: torch.from_numpy(v)
 def site_of(hook: str) -> Site:
     """The site at which a hook point of TransformerLens is seen here.
 
-    `blocks.l.hook_resid_post` is ("residual", l), `hook_resid_pre` of l the residual of l - 1, `hook_mlp_out` the "mlp_block", `hook_attn_out` the
-    "attn_block", `mlp.hook_post` the "mlp_neuron". Raises InputError for others: `hook_resid_pre` of layer 0 (embeddings with their positions),
+    `blocks.l.hook_resid_post` is ("residual", l), `hook_resid_pre` of l the residual of l - 1, `hook_mlp_out` the "mlp_block", `hook_attn_out`
+    the "attn_block", `mlp.hook_post` the "mlp_neuron". Raises InputError for others: `hook_resid_pre` of layer 0 (embeddings with their positions),
     `hook_resid_mid`, `hook_z`, norms and patterns are not seen.
     """
     found = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(hook))
@@ -67,7 +67,8 @@ def load_sae(place: str | Path, site: Site | None = None, norm: str | None = Non
     else:
         tensors = _tensors(place)
         if site is None:
-            raise InputError(f"{place.name!r} does not say where it is read; give site=, such as ('residual', 12) for gemma-scope-2b-pt-res/layer_12")
+            raise InputError(f"{place.name!r} does not say where it is read; give site=, such as ('residual', 12) for layer_12 of "
+                             "gemma-scope-2b-pt-res")
         one_of(site[0], SEEN, "kind of activity")
         if "threshold" not in tensors:
             raise InputError(f"{place.name!r} has no threshold, so its activation is not known; give a folder with {CFG} and {WEIGHTS}")
@@ -98,7 +99,8 @@ def save_sae(sae: Autoencoder, folder: str | Path) -> Path:
                    dtype=str(sae.W_enc.dtype).removeprefix("torch."), apply_b_dec_to_input=sae.subtract,
                    normalize_activations="layer_norm" if sae.norm == "layer_norm" else "none", reshape_activations="none",
                    metadata=dict(hook_name=hook, model_from_pretrained_kwargs=dict(center_writing_weights=sae.norm == "centre"),
-                                 model_name=sae.made.get("model", ""), mctrace_nb={k: v for k, v in sae.made.items() if k not in ("model", "hook")}))
+                                 model_name=sae.made.get("model", ""),
+                                 mctrace_nb={k: v for k, v in sae.made.items() if k not in ("model", "hook")}))
     if sae.activation == "topk":
         written["k"] = sae.k
     save_file(tensors, folder / WEIGHTS)
@@ -138,8 +140,8 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{str(path)!r} is damaged or incomplete ({error}); download it again") from None
     missing = [name for name in NAMES if name not in tensors]
     if missing:
-        raise InputError(f"{path.name!r} has no {', '.join(missing)} (it has: {', '.join(sorted(tensors))}); gated autoencoders and transcoders are not "
-                         "supported")
+        raise InputError(f"{path.name!r} has no {', '.join(missing)} (it has: {', '.join(sorted(tensors))}); gated autoencoders and "
+                         "transcoders are not supported")
     scale = tensors.get("scaling_factor")
     if scale is not None and not torch.allclose(scale, torch.ones_like(scale)):
         raise InputError(f"{path.name!r} has a scaling factor other than 1, which is not supported; fold it into W_dec first")
@@ -166,7 +168,9 @@ def _understood(settings: dict) -> dict:
         raise InputError(f"{CFG} has no hook_name, so where the autoencoder is read is not known; add it, such as 'blocks.8.hook_resid_pre'")
     made = settings.get("mctrace_nb") or dict(hook=hook)
     name = settings.get("model_name") or ""
-    centred = (settings.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights", name.startswith(LAYER_NORM))
+    hooked = settings.get("model_class_name", "HookedTransformer") == "HookedTransformer"
+    centred = (settings.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights", hooked and name.startswith(LAYER_NORM))
+    norm = "layer_norm" if normalize == "layer_norm" else "centre" if centred else "none"
     k = settings.get("k", (settings.get("activation_fn_kwargs") or {}).get("k"))
-    return dict(site=site_of(hook), activation=activation, k=k if activation == "topk" else None, subtract=bool(settings.get("apply_b_dec_to_input", True)),
-                norm="layer_norm" if normalize == "layer_norm" else "centre" if centred else "none", made={**made, **({"model": name} if name else {})})
+    return dict(site=site_of(hook), activation=activation, k=k if activation == "topk" else None, norm=norm,
+                subtract=bool(settings.get("apply_b_dec_to_input", True)), made={**made, **({"model": name} if name else {})})

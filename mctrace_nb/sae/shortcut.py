@@ -99,7 +99,8 @@ def corpus(model: LanguageModel, n: int = 1500, seed: int = 0) -> list[list[int]
     return [[1, *(ids[word] for word in grammar.sentence(behaviour, rng).split())] for behaviour in rng.choices(grammar.BEHAVIOURS, k=n)]
 
 
-def dictionary(model: LanguageModel, site: Site = ("residual", 2), features: int = 512, k: int = 16, seed: int = 0, steps: int = 800) -> Autoencoder:
+def dictionary(model: LanguageModel, site: Site = ("residual", 2), features: int = 512, k: int = 16, seed: int = 0,
+               steps: int = 800) -> Autoencoder:
     """An autoencoder of the tutorial model, trained on `corpus`."""
     return train_autoencoder(observe(model, corpus(model, seed=seed), [site]).activity[site], features, site, k, steps=steps, seed=seed)
 
@@ -128,7 +129,7 @@ def classifier(x: torch.Tensor, y) -> Callable[[torch.Tensor], np.ndarray]:
 class Removal:
     """One run. ranking: a frame, a row a ranked feature (those with a weight): feature, score, weight, gender AUROC, whether it is removed.
     accuracy: a frame, a row a way: accuracy, that of the worst of four groups, agreement with gender (one half is ideal), AUROC of the log odds
-    for the label (which a wrong threshold does not harm), features removed.
+    for the label (which a wrong threshold does not harm), features removed, and read: how many had to be looked at for that.
     active: how many features there were to rank. node: the label node."""
 
     ranking: pd.DataFrame
@@ -141,8 +142,9 @@ def remove(model: LanguageModel, sae: Autoencoder, setting: str = "people", seed
     """Runs a setting once with an autoencoder of the tutorial model.
 
     Classifiers read the reconstruction, so that original and removal differ by the features alone. Ways: "original", "zeroed" (its classifier,
-    features set to zero), "retrained" (the classifier, too), the same for as many random active features (the mean of ten draws), "every gender-like" (retrained without
-    the ranking: all features that pass the rule), "oracle" (trained on all four groups).
+    features set to zero), "retrained" (the classifier, too), the same for as many random active features (the mean of ten draws), "by
+    correlation" (retrained; as many features read as the label node ranks, but those that correlate most with the label), "every gender-like"
+    (retrained; all features that pass the rule, none left unread), "oracle" (trained on all four groups).
     """
     sets, pooled = sentences(setting, seed, n), {}
     for name, said in sets.items():
@@ -150,27 +152,29 @@ def remove(model: LanguageModel, sae: Autoencoder, setting: str = "people", seed
     z = pooled["ambiguous"]
     active = ((z != 0).double().mean(0) >= 0.01).nonzero().flatten()
     coded = Coded(sae.site, z[:, active], active, (z[:, active] != 0).double().mean(0))
-    node = label_node(coded, sets["ambiguous"].label, "squared", FRACTION)
     gender = np.array([auroc(pooled["probe"][:, i].cpu(), sets["probe"].gender) for i in active])
-    like = torch.as_tensor(np.abs(gender - 0.5) > FAR)
-    marked = node.chosen[like[node.chosen.cpu()]]
-    ranking = node.ranking().iloc[:len(node.chosen)].copy()
-    ranking["gender_auroc"] = gender[node.chosen.cpu().numpy()]
-    ranking["removed"] = like[node.chosen.cpu()].numpy()
+    like = torch.as_tensor(np.abs(gender - 0.5) > FAR, device=z.device)
+    node = label_node(coded, sets["ambiguous"].label, "squared", FRACTION)
+    first = node.chosen
+    ranking = node.ranking().iloc[:len(first)].assign(gender_auroc=gender[first.cpu()], removed=like[first].cpu().numpy())
+    marked = first[like[first]]
+    centred = torch.as_tensor(sets["ambiguous"].label - sets["ambiguous"].label.mean(), device=z.device)
+    alone = (((coded.z.double() - node.mean) / node.sd).T @ centred).abs().argsort(descending=True, stable=True)[:len(first)]
     generator = torch.Generator().manual_seed(seed)
     random = [active[torch.randperm(len(active), generator=generator)[:len(marked)].to(active.device)] for _ in range(DRAWS)]
-    nothing, gendered, every = (active[i.to(active.device)] for i in (marked[:0], marked, like.nonzero().flatten()))
-    ways = {"original": ("ambiguous", nothing, [nothing]), "zeroed": ("ambiguous", nothing, [gendered]), "retrained": ("ambiguous", None, [gendered]),
-            "random zeroed": ("ambiguous", nothing, random), "random retrained": ("ambiguous", None, random),
-            "every gender-like": ("ambiguous", None, [every]), "oracle": ("oracle", nothing, [nothing])}
+    nothing, gendered, alone, every = active[:0], active[marked], active[alone[like[alone]]], active[like]
+    ways = {"original": ("ambiguous", nothing, [nothing], 0), "zeroed": ("ambiguous", nothing, [gendered], len(first)),
+            "retrained": ("ambiguous", None, [gendered], len(first)), "random zeroed": ("ambiguous", nothing, random, 0),
+            "random retrained": ("ambiguous", None, random, 0), "by correlation": ("ambiguous", None, [alone], len(first)),
+            "every gender-like": ("ambiguous", None, [every], len(active)), "oracle": ("oracle", nothing, [nothing], 0)}
     rows = []
-    for way, (trained_on, kept, drawn) in ways.items():
+    for way, (trained_on, kept, drawn, looked_at) in ways.items():
         tries = []
         for without in drawn:
             odds = classifier(_without(sae, pooled[trained_on], without if kept is None else kept), sets[trained_on].label)
             tries.append(_judged(odds(_without(sae, pooled["balanced"], without)), sets["balanced"]))
-        rows.append(dict(way=way, **pd.DataFrame(tries).mean(), removed=len(drawn[0])))
-    return Removal(ranking.reset_index(drop=True), pd.DataFrame(rows), len(active), node)
+        rows.append(dict(way=way, **pd.DataFrame(tries).mean(), removed=len(drawn[0]), read=looked_at))
+    return Removal(ranking, pd.DataFrame(rows), len(active), node)
 
 
 def _judged(odds: np.ndarray, test: Sentences) -> dict[str, float]:
@@ -198,13 +202,12 @@ def _without(sae: Autoencoder, z: torch.Tensor, features: torch.Tensor) -> torch
 
 def measure(model: LanguageModel, seeds: Iterable[int] = range(5), setting: str = "people", site: Site = ("residual", 2), n: int = 300,
             **trained) -> pd.DataFrame:
-    """The numbers of `remove` over seeds, which decide the autoencoder and the sentences: a frame, a row a way, with the mean and the ends of a 95 %
-    bootstrap interval over seeds of accuracy, worst_group, gender and label_auroc; removed and ranked, mean numbers of features; seeds, how many. trained: to
-    `dictionary`."""
+    """The numbers of `remove` over seeds, which decide the autoencoder and the sentences: a frame, a row a way, with the mean and the ends of a
+    95 % bootstrap interval over seeds of accuracy, worst_group, gender and label_auroc; removed and read, mean numbers of features; seeds, how
+    many. trained: to `dictionary`."""
     found = []
     for seed in bar(list(seeds), "removing a shortcut"):
-        run = remove(model, dictionary(model, site, seed=seed, **trained), setting, seed, n)
-        found.append(run.accuracy.assign(ranked=len(run.ranking)))
+        found.append(remove(model, dictionary(model, site, seed=seed, **trained), setting, seed, n).accuracy)
     if not found:
         raise InputError("seeds is empty; give at least one seed")
     rows = []
@@ -214,5 +217,5 @@ def measure(model: LanguageModel, seeds: Iterable[int] = range(5), setting: str 
             values = [float(frame[name][i]) for frame in found]
             low, high = interval(values)
             row |= {name: np.mean(values), f"{name}_low": float(low), f"{name}_high": float(high)}
-        rows.append(row | dict(removed=np.mean([f["removed"][i] for f in found]), ranked=np.mean([f["ranked"][i] for f in found]), seeds=len(found)))
+        rows.append(row | {name: np.mean([frame[name][i] for frame in found]) for name in ("removed", "read")} | dict(seeds=len(found)))
     return pd.DataFrame(rows)
