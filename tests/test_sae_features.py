@@ -18,11 +18,11 @@ def coded(z, site=("residual", 0), numbers=None):
 
 
 def planted(n=3000, seed=0):
-    """Five upstream features; downstream 0 is twice the first less the third, 1 the second, 2 and 3 nothing of them."""
+    """Five upstream features; downstream 0 is the first less twice the third, 1 the second, 2 and 3 nothing of them."""
     generator = torch.Generator().manual_seed(seed)
     up = torch.relu(torch.randn(n, 5, generator=generator))
     own = torch.relu(torch.randn(n, 4, generator=generator))
-    down = torch.stack([2 * up[:, 0] - up[:, 2] + 0.1 * own[:, 0], up[:, 1] + 0.1 * own[:, 1], own[:, 2], own[:, 3]], 1)
+    down = torch.stack([up[:, 0] - 2 * up[:, 2] + 0.1 * own[:, 0], up[:, 1] + 0.1 * own[:, 1], own[:, 2], own[:, 3]], 1)
     return coded(up, numbers=[3, 5, 8, 9, 11]), coded(down, ("mlp_block", 1), [0, 2, 4, 6])
 
 
@@ -186,6 +186,17 @@ def test_a_perfect_reconstruction_changes_nothing_and_a_blank_one_everything(tut
         fidelity(tutorial, identity(site=("residual", 5)), prompts)
 
 
+def test_fidelity_is_told_at_the_last_token_of_each_prompt(tutorial, small):
+    """After the last layer the rest of the model is one norm and one product, taken here by hand."""
+    prompts = [tutorial.tokenizer(text)["input_ids"] for text in ("the nurse said that", "yesterday the pilot said that he")]
+    seen = observe(tutorial, prompts, [("residual", 2)])
+    last = seen.activity["residual", 2][seen.last]
+    with torch.no_grad():
+        p, q = (tutorial.model.lm_head(tutorial.model.transformer.ln_f(x)).double().log_softmax(-1) for x in (last, small.reconstruct(last)))
+    said = fidelity(tutorial, small, prompts)
+    assert said["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-3) and said["kl"] > 1e-4
+
+
 def test_a_dictionary_of_the_tutorial_model(tutorial, small):
     held_out = shortcut.corpus(tutorial, 100, seed=1)
     report = small.report(observe(tutorial, held_out, [small.site]).activity[small.site])
@@ -237,7 +248,9 @@ def test_the_classifier_is_at_the_optimum_of_its_loss():
     assert ((odds > 0) == y.numpy()).mean() > 0.7
 
 
-def test_the_shortcut_is_removed_where_it_is_a_feature_of_its_own(tutorial, small):
+def test_the_shortcut_is_removed_where_it_is_a_feature_of_its_own(tutorial, small, monkeypatch):
+    trained_on, classifier = [], shortcut.classifier
+    monkeypatch.setattr(shortcut, "classifier", lambda x, y: trained_on.append(x) or classifier(x, y))
     run = shortcut.remove(tutorial, small, "people", seed=0, n=200)
     by = run.accuracy.set_index("way")
     assert by.accuracy["original"] <= 0.75 and by.worst_group["original"] <= 0.1 and by.gender["original"] >= 0.75  # it is fooled
@@ -248,6 +261,7 @@ def test_the_shortcut_is_removed_where_it_is_a_feature_of_its_own(tutorial, smal
     assert (abs(removed.gender_auroc - 0.5) > shortcut.FAR).all() and len(removed) == by.removed["zeroed"] < len(run.ranking) < run.active
     assert by["read"]["retrained"] == by["read"]["by correlation"] == len(run.ranking) and by["read"]["every gender-like"] == run.active
     assert run.node.names[run.node.chosen[0]] == run.ranking.feature[0]
+    assert torch.equal(trained_on[0], trained_on[1]) and not torch.allclose(trained_on[0], trained_on[2])  # only retraining changes what is learned
 
 
 @pytest.mark.slow
