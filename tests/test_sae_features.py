@@ -153,16 +153,16 @@ def test_labels_that_cannot_be_regressed(y, how, says):
 # --- in words ------------------------------------------------------------------------------------------------------
 
 def test_features_are_described_by_where_they_are_most_active(tutorial):
-    texts = ["the nurse said that", "yesterday the pilot said that", "the nurse thought that"]
+    texts = ["the nurse said that", "yesterday the pilot said that", "the nurse thought that", "the nurse said that"]
     prompts = [tutorial.tokenizer(text)["input_ids"] for text in texts]
     seen = observe(tutorial, prompts, [("residual", 0)])
     z = torch.zeros(len(seen), 2)
-    z[2, 0], z[8, 0], z[13, 0] = 3.0, 1.0, 2.0  # nurse, pilot, nurse
+    z[2, 0], z[8, 0], z[13, 0], z[18, 0] = 3.0, 1.0, 2.0, 3.0  # nurse, pilot, nurse, and the first text once more
     z[3, 1], z[4, 1] = 2.0, 1.0  # said and that of the same prompt
     told = features.describe(tutorial, prompts, seen, coded(z), top=2)
     assert told.feature.tolist() == ["L0.resid.f0", "L0.resid.f1"] and told.words.tolist() == ["nurse", "said"]
     assert told.prompts[0] == ("<bos> the [nurse] said that", "<bos> the [nurse] thought that")
-    assert told.prompts[1] == ("<bos> the nurse [said] that",) and told.share[0] == pytest.approx(3 / len(seen))
+    assert told.prompts[1] == ("<bos> the nurse [said] that",) and told.share[0] == pytest.approx(4 / len(seen))
     assert features.describe(tutorial, prompts, seen, coded(z), ["L0.resid.f0"], top=3).words[0] == "nurse, pilot"
     assert features._marked([" the", " nurse", "s"], 1) == "the [nurse]s"  # tokens that bring their space
     with pytest.raises(InputError, match="unknown feature 'L0.resid.f9'"):

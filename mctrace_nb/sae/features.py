@@ -189,7 +189,7 @@ def label_node(coded: Coded, label: Sequence[float] | torch.Tensor, loss: str = 
 def describe(model: LanguageModel, prompts: Sequence[Sequence[int]], observed: Observed, coded: Coded, features: Sequence[str] | None = None,
              top: int = 3) -> pd.DataFrame:
     """What features react to, a frame with a row a feature: share of tokens on which it is active, the words at which it is most active (the
-    `top` prompts in which it is highest, one token each), and those prompts with that token in brackets.
+    `top` different prompts in which it is highest, one token each), and those prompts with that token in brackets.
 
     prompts: as observed. coded: of all tokens. features: names, default all. Raises InputError for a name that is not there, or rows that do
     not match.
@@ -201,14 +201,14 @@ def describe(model: LanguageModel, prompts: Sequence[Sequence[int]], observed: O
     for name in names if features is None else features:
         column = names.index(one_of(name, names, "feature"))
         z = coded.z[:, column]
-        seen, words, marked = set(), Counter(), []
+        words, marked, seen = Counter(), [], set()
         for row in torch.argsort(z, descending=True, stable=True).tolist():
-            prompt = int(observed.prompt[row])
+            prompt = tuple(prompts[int(observed.prompt[row])])
             if len(marked) == top or z[row] == 0:
                 break
-            if prompt not in seen:
+            if prompt not in seen:  # one token of a prompt, and each text once
                 seen.add(prompt)
-                said = [model.tokenizer.decode([i]) for i in prompts[prompt]]
+                said = [model.tokenizer.decode([i]) for i in prompt]
                 at = int(observed.position[row])
                 words[said[at].strip()] += 1
                 marked.append(_marked(said, at))
