@@ -1,6 +1,6 @@
 """CircuitLasso: sparse regression between what components say, as an observational rival of intervention (arXiv 2606.16939)."""
 
-from mctrace_nb.lasso.circuit import circuit_lasso
+from mctrace_nb.lasso.circuit import circuit_lasso, see
 from mctrace_nb.lasso.data import Seen
 
-__all__ = ["Seen", "circuit_lasso"]
+__all__ = ["Seen", "circuit_lasso", "see"]

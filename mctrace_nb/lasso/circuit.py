@@ -13,6 +13,7 @@ from mctrace_nb.circuits import Circuit
 from mctrace_nb.errors import InputError
 from mctrace_nb.lasso.data import Block, Seen
 from mctrace_nb.lasso.solve import Moments, largest_penalty, path
+from mctrace_nb.tracing import Trace
 
 FRACTIONS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # of the smallest penalty that leaves nothing
 FRACTION = 0.05
@@ -107,8 +108,18 @@ def choose(errors: torch.Tensor) -> int:
     return int((worse.mean(1) <= slack.nan_to_num()).nonzero()[0])
 
 
-def circuit_lasso(seen: Seen, fraction: float | None = FRACTION, seed: int = 0) -> Circuit:
-    """The circuit of what was seen.
+def see(trace: Trace, kinds: Sequence[str] = ("head_output", "mlp_block"), inputs: str = "reads", most: int = 8) -> Seen:
+    """What the model of a trace says on its prompts, base and counterfactual alike and each once; the answers are the first tokens of targets
+    and foils. Nothing is intervened on, so corruption, positions and metric of the trace play no part."""
+    prompts = list(dict.fromkeys(p for e in trace.examples for p in (e.base, e.counterfactual)))
+    words = sorted({answer[0] for e in trace.examples for answer in (e.target, e.foil)})
+    seen = Seen(trace.model, prompts, words, kinds, inputs, most)
+    trace.work.forwards += len(prompts)
+    return seen
+
+
+def circuit_lasso(seen: Seen | Trace, fraction: float | None = FRACTION, seed: int = 0) -> Circuit:
+    """The circuit of what was seen (see `see`; a trace is seen as it stands there by default).
 
     fraction: of the smallest penalty at which a target keeps no edge; None chooses one of `FRACTIONS` for the components and one for
     the answer, by the error on a quarter of the prompts that is held out, and fits all of them again.
@@ -117,6 +128,7 @@ def circuit_lasso(seen: Seen, fraction: float | None = FRACTION, seed: int = 0) 
     held-out `r2` by node where one was chosen, and the number of forward rows. Raises InputError for a fraction outside (0, 1], or if the
     answer or everything else does not vary.
     """
+    seen = see(seen) if isinstance(seen, Trace) else seen
     if fraction is not None and not 0 < fraction <= 1:
         raise InputError(f"fraction={fraction} is out of range; give a share of the largest penalty, above 0 and at most 1")
     parts, n = problems(seen), len(seen.nodes)
