@@ -103,11 +103,11 @@ class Circuit:
         os.replace(part, path)
         return path
 
-    def figure(self, threshold: float = 0.1):
+    def figure(self, threshold: float = 0.2, true: set[tuple[str, str]] | None = None, title: str = ""):
         """The circuit from left to right in the order of computation: see `plots.circuit`."""
         from mctrace_nb.plots import circuit  # figures stand above plain data
 
-        return circuit(self, threshold)
+        return circuit(self, threshold, true, title)
 
 
 def candidates(circuit: Circuit) -> list[tuple[str, str]]:

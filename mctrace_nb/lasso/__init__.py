@@ -2,5 +2,6 @@
 
 from mctrace_nb.lasso.circuit import circuit_lasso, see
 from mctrace_nb.lasso.data import Seen
+from mctrace_nb.lasso.ranking import lasso_scores
 
-__all__ = ["Seen", "circuit_lasso", "see"]
+__all__ = ["Seen", "circuit_lasso", "lasso_scores", "see"]
