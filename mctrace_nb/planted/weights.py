@@ -1,97 +1,22 @@
-"""Models whose circuit is known because it was put there: GPT-2s with weights set by hand, and linear systems with a planted graph.
-
-Every residual dimension has an owner: the token, the position, each component, and two that carry a large constant, so that a layer norm
-hardly changes anything. Tokens and planted components say three bits, +1 or -1, in random directions of their slot of six dimensions. A planted
-component reads its parents and, a little, everybody else, as trained weights do; all others are decoys with random weights that read everything, are
-as active as the rest, and are hardly heard on the way to the answer. The edges that carry what differs between prompts are the truth; positions
-do not.
-"""
+"""Planted parts and decoys written into the weights of a GPT-2."""
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field, replace
-from random import Random
+from dataclasses import replace
 
-import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mctrace_nb.circuits import ANSWER, EMBED
-from mctrace_nb.errors import InputError
-from mctrace_nb.lasso.data import Seen
-from mctrace_nb.layout import LanguageModel, wrap_model
-from mctrace_nb.nodes import Nodes
+from mctrace_nb.layout import wrap_model
+from mctrace_nb.planted.parts import BITS, LENGTH, TOKENS, Part, Planted
 
-BITS = 3
-SLOT = 6
-TOKENS = 2 ** BITS  # a token for every pattern of bits; two more are the answers
-LENGTH = 8
+SLOT = 6  # residual dimensions of a component
 CARRIER = 30.0
 LEAK = 0.03  # of the weights on parents: what planted components read of everybody else
 SHARP = 10.0  # difference of attention scores between the token that is looked at and the others
-MATTERS = 0.1
-SAME = 0.8  # share of one node's variance that another explains
-GATES = ("and", "or", "same", "sum")
-LOOKS = ("fixed", "previous", "match")
-
-
-@dataclass
-class Part:
-    """A planted component: what it does with which parents. look, at: where a head looks; asks: whose bits a head with look="match"
-    takes to the place with these bits; gate: what an MLP makes of its two parents; turn: permutation and signs of the bits it writes."""
-
-    name: str
-    reads: list[str]
-    look: str = ""
-    at: int = 0
-    asks: str = ""
-    gate: str = ""
-    turn: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def parents(self) -> set[str]:
-        """Nodes that it hears: of a head with look="match" also whom it asks with, and the tokens that it compares."""
-        return {*self.reads, *({self.asks, EMBED} if self.asks else ())}
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A model with its circuit. parts: planted components by name. ends: what the answer reads. edges: the truth."""
-
-    model: LanguageModel
-    parts: dict[str, Part]
-    ends: tuple[str, ...]
-    seed: int
-
-    @property
-    def edges(self) -> set[tuple[str, str]]:
-        return {(parent, part.name) for part in self.parts.values() for parent in part.parents} | {(end, ANSWER) for end in self.ends}
-
-    @property
-    def answers(self) -> tuple[int, int]:
-        """The two words the model chooses from."""
-        return TOKENS, TOKENS + 1
-
-    def prompts(self, n: int, seed: int = 0) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-        """n pairs of random prompts; the counterfactual's answer is the other one. Raises InputError if there are none."""
-        rng, found = np.random.default_rng([seed, self.seed]), ([], [])
-        for _ in range(50):
-            drawn = rng.integers(0, TOKENS, (4 * n, LENGTH))
-            said = self.says(drawn)
-            for side, rows in zip(found, (drawn[said > 0], drawn[said < 0])):
-                side += [tuple(map(int, row)) for row in rows]
-            if min(map(len, found)) >= n:
-                first = rng.integers(0, 2, n)
-                return tuple([found[s ^ w][i] for i, s in enumerate(first)] for w in (0, 1))
-        raise InputError(f"planted model {self.seed} hardly ever gives one of its two answers")
-
-    @torch.no_grad()
-    def says(self, prompts) -> np.ndarray:
-        """`(n,)` logit of the first answer minus that of the second."""
-        logits = self.model.model(input_ids=torch.as_tensor(np.asarray(prompts)), use_cache=False).logits[:, -1]
-        return (logits[:, self.answers[0]] - logits[:, self.answers[1]]).numpy()
 
 
 def _slots(layers: int, heads: int) -> dict[str, slice]:
@@ -111,7 +36,8 @@ class _Weights:
         self.width = math.ceil(need / (4 * heads)) * 4 * heads  # head width a multiple of four
         self.head_width = self.width // heads
         torch.manual_seed(seed)
-        config = GPT2Config(vocab_size=TOKENS + 2, n_positions=LENGTH, n_embd=self.width, n_layer=layers, n_head=heads,
+        config = GPT2Config(vocab_size=TOKENS + 2, n_positions=LENGTH + 1,  # an answer has its place too
+                            n_embd=self.width, n_layer=layers, n_head=heads,
                             activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False,
                             bos_token_id=None, eos_token_id=None)
         self.model = GPT2LMHeadModel(config).eval()
@@ -123,7 +49,7 @@ class _Weights:
             body = self.model.transformer
             bits = torch.tensor([[1.0 if token >> i & 1 else -1.0 for i in range(BITS)] for token in range(TOKENS)])
             body.wte.weight[:TOKENS, self.slot[EMBED]] = bits @ self.frame[EMBED]
-            body.wpe.weight[:, self.place] = torch.eye(LENGTH)
+            body.wpe.weight[:LENGTH, self.place] = torch.eye(LENGTH)
             body.wpe.weight[:, -2], body.wpe.weight[:, -1] = CARRIER, -CARRIER
             self.gain = CARRIER * math.sqrt(2 / self.width)  # the standard deviation of the stream, nearly
             for norm in (body.ln_f, *(n for block in body.h for n in (block.ln_1, block.ln_2))):
@@ -240,90 +166,6 @@ def build(parts: dict[str, Part], ends: tuple[str, ...], layers: int, heads: int
     return Planted(wrap_model(to.model, None, f"planted-{seed}"), parts, ends, seed)
 
 
-def _drawn(rng: Random, layers: int, heads: int, most: int) -> tuple[dict[str, Part], tuple[str, ...]]:
-    """A random circuit, from the answer down: every part is read by somebody."""
-    parts: dict[str, Part] = {}
-
-    def speakers(layer: int, mlp: bool) -> list[str]:
-        """Who has spoken before a head (or the MLP) of a layer; the tokens count as often as two components."""
-        earlier = [f"L{low}{unit}" for low in range(layer) for unit in (*(f"H{h}" for h in range(heads)), ".mlp")]
-        return earlier + [f"L{layer}H{h}" for h in range(heads)] * mlp
-
-    def pick(layer: int, mlp: bool, besides: tuple[str, ...] = ()) -> str:
-        known = [name for name in speakers(layer, mlp) if name in parts and name not in besides]
-        fresh = [name for name in speakers(layer, mlp) if name not in parts]
-        kind = rng.random()
-        if known and kind < 0.3:
-            return rng.choice(known)
-        if fresh and kind < 0.8 and len(parts) < most:
-            return add(rng.choice(fresh))
-        return rng.choice(known) if EMBED in besides and known else EMBED
-
-    def add(name: str) -> str:
-        layer, mlp = int(name[1]), name.endswith(".mlp")
-        turn = [(of, rng.choice((1, -1))) for of in rng.sample(range(BITS), BITS)]
-        parts[name] = part = Part(name, [], turn=turn)
-        if mlp:
-            part.gate = rng.choice(GATES)
-            first = pick(layer, True)
-            part.reads = [first, pick(layer, True, (first,))]
-        else:
-            part.look = rng.choice(LOOKS)
-            part.at = rng.randrange(LENGTH - 1)
-            part.reads = [pick(layer, False)]
-            if part.look == "match":
-                part.asks = pick(layer, False)
-        return name
-
-    last = [f"L{layers - 1}.mlp", f"L{layers - 1}H{rng.randrange(heads)}"]
-    ends = tuple(add(name) for name in rng.sample(last, rng.choice((1, 2))))
-    return parts, ends
-
-
-def plant(seed: int, layers: int = 3, heads: int = 4, most: int = 7) -> Planted:
-    """The planted model of a seed: a random circuit of at most about `most` components among `layers * (heads + 1)`.
-
-    Circuits are drawn until, on random prompts, each edge matters and no other does (cutting it, so that the reader hears zeros, changes
-    the log odds by at least `MATTERS` of their standard deviation, and every other edge by less than half as much), and no two planted nodes
-    say the same (`SAME`): copies cannot be told apart by observation, which is shown elsewhere.
-    """
-    rng = Random(f"planted/{seed}")
-    for _ in range(1000):
-        parts, ends = _drawn(rng, layers, heads, most)
-        if any(len(set(p.reads)) < len(p.reads) for p in parts.values()) or len(parts) < 4:
-            continue
-        made = build(parts, ends, layers, heads, seed)
-        drawn = np.random.default_rng([1, seed]).integers(0, TOKENS, (256, LENGTH))
-        said = made.says(drawn)
-        if min((said > 0).mean(), (said < 0).mean()) < 0.2 or copies(made, drawn):
-            continue
-        effect = {edge: np.sqrt(np.mean((cut(made, *edge).says(drawn) - said) ** 2)) / said.std() for edge in readers(made)}
-        weakest = min(effect[edge] for edge in made.edges)
-        if weakest >= MATTERS and weakest > 2 * max(size for edge, size in effect.items() if edge not in made.edges):
-            return made
-    raise InputError(f"no circuit in which every edge matters was drawn for seed {seed}; give another seed")
-
-
-def readers(planted: Planted) -> list[tuple[str, str]]:
-    """All edges into planted nodes and the answer."""
-    nodes = Nodes.of(planted.model, ("head_output", "mlp_block"))
-    return [(nodes.labels[i], nodes.labels[j]) for i, j in nodes.allowed.nonzero().tolist() if nodes.labels[j] in (*planted.parts, ANSWER)]
-
-
-def copies(planted: Planted, prompts) -> list[tuple[str, str]]:
-    """Pairs of planted nodes (tokens included) of which one says, on all tokens or on the last, nearly what the other says."""
-    seen = Seen(planted.model, [tuple(map(int, row)) for row in prompts], planted.answers, inputs="same")
-    names, found = {EMBED, *planted.parts}, []
-    for blocks in (seen.writes, seen.last_writes):
-        mine = [b for b in blocks if seen.nodes.labels[b.node] in names]
-        for i, one in enumerate(mine):
-            for other in mine[i + 1:]:
-                shared = (one.columns.T @ other.columns / len(one.columns)).square().sum() / min(one.columns.shape[1], other.columns.shape[1])
-                if shared > SAME:
-                    found.append((seen.nodes.labels[one.node], seen.nodes.labels[other.node]))
-    return found
-
-
 def cut(planted: Planted, source: str, target: str) -> Planted:
     """A copy in which the reader of one edge hears zeros from the source: its weights on that slot are taken away."""
     slot = _slots(len(planted.model.layers), planted.model.heads)[source]
@@ -338,14 +180,3 @@ def cut(planted: Planted, source: str, target: str) -> Planted:
             weight = model.transformer.h[int(target[1])].attn.c_attn.weight
             weight[slot].view(BITS, 3, -1, width)[:, :, head] = 0
     return replace(planted, model=replace(planted.model, model=model))
-
-
-def linear_system(nodes: int = 30, density: float = 0.2, samples: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Samples `(M, n)` of a linear-Gaussian system and its weights `(n, n)`, from row to column, strictly upper triangular: a share `density`
-    of them is not zero, of size 0.3 to 1 with random signs; the noise has unit variance."""
-    rng = np.random.default_rng(seed)
-    weights = np.triu(rng.uniform(0.3, 1.0, (nodes, nodes)) * rng.choice((-1, 1), (nodes, nodes)) * (rng.random((nodes, nodes)) < density), 1)
-    x = rng.standard_normal((samples, nodes))
-    for node in range(nodes):
-        x[:, node] += x @ weights[:, node]  # parents come first
-    return x, weights
