@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
 
 from mctrace_nb.circuits import Circuit
-from mctrace_nb.errors import InputError
+from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.lasso.data import Block, Seen
-from mctrace_nb.lasso.solve import Moments, largest_penalty, path
+from mctrace_nb.lasso.solve import Moments, largest_penalty, logistic, path
 from mctrace_nb.tracing import Trace
 
 FRACTIONS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # of the smallest penalty that leaves nothing
 FRACTION = 0.05
+LABELS = ("squared", "logistic")
 HELD_OUT = 4  # one prompt pair in so many
 
 
@@ -118,44 +119,89 @@ def see(trace: Trace, kinds: Sequence[str] = ("head_output", "mlp_block"), input
     return seen
 
 
-def circuit_lasso(seen: Seen | Trace, fraction: float | None = FRACTION, seed: int = 0) -> Circuit:
+def circuit_lasso(seen: Seen | Trace, fraction: float | None = FRACTION, seed: int = 0, label: str = "squared",
+                  rows: Callable[[Problem], torch.Tensor] | None = None) -> Circuit:
     """The circuit of what was seen (see `see`; a trace is seen as it stands there by default).
 
     fraction: of the smallest penalty at which a target keeps no edge; None chooses one of `FRACTIONS` for the components and one for
-    the answer, by the error on a quarter of the prompts that is held out, and fits all of them again.
+    the answer, by the error on a quarter of the prompts that is held out, and fits all of them again. label: the loss of the answer, "squared"
+    on its logits, or "logistic" on which of two answers is said. rows: of each regression the rows to use, by default all.
 
-    Returns a `Circuit` whose strengths are standard deviations of contributions as shares of the target's. `about` has the fraction(s),
-    held-out `r2` by node where one was chosen, and the number of forward rows. Raises InputError for a fraction outside (0, 1], or if the
-    answer or everything else does not vary.
+    Returns a `Circuit` whose strengths are standard deviations of contributions as shares of the target's (with "logistic" of the log odds that
+    are fitted). `about` has the fraction(s), held-out `r2` by node where one was chosen, and the number of forward rows. Raises InputError for a
+    fraction outside (0, 1], an unknown label, more than two answers to a logistic one, or if the answer does not vary.
     """
     seen = see(seen) if isinstance(seen, Trace) else seen
+    one_of(label, LABELS, "loss of the answer")
     if fraction is not None and not 0 < fraction <= 1:
         raise InputError(f"fraction={fraction} is out of range; give a share of the largest penalty, above 0 and at most 1")
+    if label == "logistic" and (fraction is None or seen.observed.logits.shape[1] != 2):
+        raise InputError(f"a logistic answer needs two words to choose from, not {seen.observed.logits.shape[1]}, and a fraction; use "
+                         "label='squared'")
     parts, n = problems(seen), len(seen.nodes)
     if seen.answer is None or not parts:
         raise InputError("the logits of the answers do not vary between these prompts, so nothing can be said to carry them; give prompts "
                          "with different answers")
     strength, about = np.zeros((n, n)), dict(fractions=[], inputs=seen.inputs, forwards=seen.observed.prompts, backwards=0, r2={})
     for problem in parts:
-        share = fraction
+        share, which = fraction, None if rows is None else rows(problem)
         if share is None:
             share, r2 = chosen_fraction(problem, seed)
             about["r2"].update({seen.nodes.labels[node]: value for node, value in r2.items()})
-        moments, (b,) = solve(problem, [share])
         about["fractions"].append(share)
-        strength = np.maximum(strength, problem.strength(b, moments, n))
+        if label == "logistic" and problem is parts[-1]:
+            found = logistic_strength(seen, problem, share, which)
+        else:
+            moments, (b,) = solve(problem, [share], which)
+            found = problem.strength(b, moments, n)
+        strength = np.maximum(strength, found)
     return Circuit(seen.nodes.labels, strength, seen.nodes.allowed.numpy(), "circuit-lasso", about)
+
+
+def logistic_strength(seen: Seen, problem: Problem, fraction: float, rows: torch.Tensor | None) -> np.ndarray:
+    """`(n, n)` strengths of the edges into the answer by logistic regression on which of two words is said."""
+    said = (seen.observed.logits[:, 0] > seen.observed.logits[:, 1]).to(problem.x)
+    x, said = (problem.x, said) if rows is None else (problem.x[rows], said[rows])
+    largest = (x.T @ (said - said.mean()) / len(x)).abs().max()
+    b, _ = logistic(x.double(), said.double(), fraction * float(largest), tolerance=1e-4)
+    whole = (x.double() @ b).std().clamp(min=torch.finfo(torch.float64).tiny)
+    found = np.zeros((len(seen.nodes),) * 2)
+    for node in problem.source.unique().tolist():
+        mine = problem.source == node
+        found[node, -1] = float((x[:, mine].double() @ b[mine]).std() / whole)
+    return found
+
+
+def penalty_path(seen: Seen, seed: int = 0):
+    """What each of `FRACTIONS` keeps and explains: a frame with fraction, edges (between nodes, any strength), r2 (on held-out prompts, mean over
+    targets), chosen (the sparsest whose error is within one standard error of the best)."""
+    import pandas as pd
+
+    errors, edges = [], np.zeros(len(FRACTIONS), int)
+    for problem in problems(seen):
+        fit, out = held_out_rows(problem, seed)
+        moments, coefficients = solve(problem, FRACTIONS, fit)
+        errors.append((int(problem.block.max()) + 1, held_out_errors(problem, coefficients, out)))
+        edges += [int((problem.strength(b, moments, len(seen.nodes)) > 0).sum()) for b in coefficients]
+    weight = sum(blocks for blocks, _ in errors)
+    mean = sum(blocks * e for blocks, e in errors) / weight
+    chosen = choose(mean)
+    return pd.DataFrame(dict(fraction=FRACTIONS, edges=edges, r2=1 - mean.mean(1).numpy(), chosen=[i == chosen for i in range(len(FRACTIONS))]))
+
+
+def held_out_rows(problem: Problem, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers to fit and to hold out: all rows of one prompt in `HELD_OUT` are held out. Raises InputError if there are too few prompts."""
+    names = problem.prompt.unique()
+    if len(names) < HELD_OUT:
+        raise InputError(f"{len(names)} prompts cannot be both fitted and held out; give at least {HELD_OUT}, or a fraction")
+    rng = np.random.default_rng(seed)
+    out = torch.isin(problem.prompt, names[torch.as_tensor(rng.permutation(len(names))[:len(names) // HELD_OUT]).to(names.device)])
+    return (~out).nonzero().flatten(), out.nonzero().flatten()
 
 
 def chosen_fraction(problem: Problem, seed: int) -> tuple[float, dict[int, float]]:
     """The fraction with the sparsest fit of good held-out error, and that fit's held-out R^2 by target node."""
-    names = problem.prompt.unique()
-    rng = np.random.default_rng(seed)
-    out = names[torch.as_tensor(rng.permutation(len(names))[:max(1, len(names) // HELD_OUT)]).to(names.device)]
-    held = torch.isin(problem.prompt, out)
-    fit, rows = (~held).nonzero().flatten(), held.nonzero().flatten()
-    if not len(fit):
-        raise InputError("one prompt cannot be both fitted and held out; give more prompts, or a fraction")
+    fit, rows = held_out_rows(problem, seed)
     _, coefficients = solve(problem, FRACTIONS, fit)
     number = choose(held_out_errors(problem, coefficients, rows))
     left = (problem.y[rows] - problem.x[rows] @ coefficients[number].to(problem.x)).square().mean(0).cpu()

@@ -12,7 +12,7 @@ from mctrace_nb.circuits import ANSWER, EMBED
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.nodes import Nodes
-from mctrace_nb.observing import Observed, Site, moved, observe
+from mctrace_nb.observing import Site, moved, observe
 
 INPUTS = ("reads", "moved", "same")
 FAINT = 1e-3  # of its mean square: what varies less between prompts carries nothing (layer norms make everything vary a little)
