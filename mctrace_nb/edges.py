@@ -25,7 +25,7 @@ from mctrace_nb.memory import keep_freed_memory
 from mctrace_nb.nodes import Nodes
 
 POINTS = 5
-TOGETHER = 2 ** 18  # numbers in the residual streams of one pass
+TOGETHER = 2 ** 20  # numbers in the residual streams of one pass
 
 
 class _Written:
@@ -198,7 +198,10 @@ def _way_back(stream: torch.Tensor, read: torch.Tensor, gradient: torch.Tensor, 
     weight = (weight - weight.mean(0)).unflatten(1, (3, heads, n)).permute(2, 1, 3, 0).flatten(1, 2)  # (heads, 3 n, width)
     fixed = (norm.bias @ projection.weight + projection.bias).flatten()  # of what is read, this does not come from the stream
     sums = torch.eye(heads, dtype=read.dtype, device=read.device).repeat_interleave(n, 0).repeat(3, 1)  # (3 heads n, heads)
-    along = (gradient @ (fixed[:, None] * sums) - (gradient * read) @ sums) * (inverse / width)  # (P b t, heads)
+    along = (gradient * read) @ -sums  # (P b t, heads)
+    if bool(fixed.any()):
+        along += gradient @ (fixed[:, None] * sums)
+    along *= inverse / width
     straight = _weighted(gradient, inverse, points)  # (b t, 3 heads n)
     straight = straight.unflatten(1, (3, heads, n)).permute(2, 0, 1, 3).flatten(2)  # (heads, b t, 3 n)
     bent = [x.unflatten(0, (points, -1)).transpose(0, 1).contiguous() for x in (along, normal)]  # (b t, P, ...)
