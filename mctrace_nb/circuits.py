@@ -94,7 +94,7 @@ class Circuit:
 
         path = Path(path)
         if path.suffix not in SUFFIXES:
-            raise InputError(f"{path.name!r} ends in {path.suffix or 'nothing'!r}; a circuit is written as {' or '.join(SUFFIXES)}")
+            raise InputError(f"{path.name!r} ends in {path.suffix or 'nothing'}; a circuit is written as {' or '.join(SUFFIXES)}")
         part, graph = path.with_name(path.name + ".part"), self.to_networkx(threshold)
         if path.suffix == ".graphml":
             nx.write_graphml(graph, part)
