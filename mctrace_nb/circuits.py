@@ -52,11 +52,15 @@ class Circuit:
 
     @cached_property
     def flow(self) -> np.ndarray:
-        """`(n,)` of each node the sum over all ways to the answer of the products of the strengths along them; 1 for the answer."""
+        """`(n,)` of each node the sum over all ways to the answer of the products of the squared strengths along them; 1 for the answer.
+
+        Squares are shares of variance, and those of a target's sources hardly add up to more than one: otherwise early nodes, which have the most
+        ways, would always come first.
+        """
         flow = np.zeros(len(self.nodes))
         flow[-1] = 1.0
         for i in reversed(range(len(self.nodes) - 1)):
-            flow[i] = self.strength[i] @ flow
+            flow[i] = self.strength[i] ** 2 @ flow
         return flow
 
     def edges(self, threshold: float = 0.0) -> set[tuple[str, str]]:

@@ -34,7 +34,7 @@ def test_reach_flow_and_edges_by_hand():
     c = small(embed__L0H0=0.5, L0H0__L0mlp=0.4, L0mlp__answer=0.9, L0H0__answer=0.2, embed__L1H0=1.0)
     reach = {(NODES[i], NODES[j]): c.reach[i, j] for i, j in zip(*c.strength.nonzero())}
     assert reach == {("embed", "L0H0"): 0.4, ("L0H0", "L0.mlp"): 0.4, ("L0.mlp", "answer"): 0.9, ("L0H0", "answer"): 0.2, ("embed", "L1H0"): 0}
-    np.testing.assert_allclose(c.flow, [0.5 * (0.4 * 0.9 + 0.2), 0.4 * 0.9 + 0.2, 0.9, 0, 1])
+    np.testing.assert_allclose(c.flow, [0.25 * (0.16 * 0.81 + 0.04), 0.16 * 0.81 + 0.04, 0.81, 0, 1])
     assert c.edges(0.3) == {("embed", "L0H0"), ("L0H0", "L0.mlp"), ("L0.mlp", "answer")}
     assert c.edges(0.45) == {("L0.mlp", "answer")}  # the others no longer lead to the answer
     assert ("embed", "L1H0") not in c.edges() and len(c.edges()) == 4
@@ -61,7 +61,7 @@ def test_circuits_are_saved_drawn_and_read_elsewhere(tmp_path):
 
     c = small(embed__L0H0=0.5, L0H0__L0mlp=0.4, L0mlp__answer=0.9)
     graph = nx.read_graphml(c.save(tmp_path / "c.graphml"))
-    assert set(graph.edges) == c.edges() and graph["L0H0"]["L0.mlp"]["strength"] == 0.4 and graph.nodes["L0H0"]["flow"] == pytest.approx(0.36)
+    assert set(graph.edges) == c.edges() and graph["L0H0"]["L0.mlp"]["strength"] == 0.4 and graph.nodes["L0H0"]["flow"] == pytest.approx(0.16 * 0.81)
     again = nx.node_link_graph(json.loads(c.save(tmp_path / "c.json", 0.5).read_text()), edges="edges")
     assert set(again.edges) == c.edges(0.5) and again.graph["method"] == "by hand"
     with pytest.raises(InputError, match="'c.png' ends in .png"):

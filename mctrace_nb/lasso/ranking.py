@@ -29,8 +29,8 @@ def node_kinds(trace: Effects) -> tuple[str, ...]:
 
 
 def lasso_scores(trace: Effects, inputs: str = "moved", fraction: float | None = FRACTION) -> np.ndarray:
-    """`(N,)` of each component its flow in the circuit of CircuitLasso (`Circuit.flow`): what regression sees on all ways from it to the
-    answer. Without a sign: it says what goes with the answer, not what replacing it would do."""
+    """`(N,)` of each component its flow in the circuit of CircuitLasso (`Circuit.flow`): the share of variance that regression sees on all
+    ways from it to the answer. Without a sign: it says what goes with the answer, not what replacing it would do."""
     circuit: Circuit = circuit_lasso(see(trace, node_kinds(trace), inputs), fraction, trace.seed)
     flow = dict(zip(circuit.nodes, circuit.flow))
     return np.array([flow[label.removesuffix(".pattern")] for label in trace.components.labels])
