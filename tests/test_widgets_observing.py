@@ -106,6 +106,22 @@ def test_what_cannot_be_shown_is_refused_in_words(tutorial, explorer):
     assert 'role="alert"' in mine.words.value and "are target and foil swapped?" in mine.words.value
 
 
+def test_what_lesson_9_states_beside_its_exercises_and_its_explorer(explorer):
+    from mctrace_nb.check import nb09
+    from mctrace_nb.planted import linear_system
+
+    x, weights = linear_system(12, 0.3, 2000, seed=1)
+    assert np.count_nonzero(weights) == 26 and nb09.planted_edges(x, 26) == set(zip(*weights.nonzero()))
+    x, weights = linear_system(12, 0.3, 20_000, seed=8)
+    slope = np.cov(x[:, 7], x[:, 10])[0, 1] / x[:, 7].var()
+    assert [round(float(v), 2) for v in (nb09.effect_from_samples(x, 7, 10), slope, weights[7, 10])] == [-1.57, -1.99, -0.96]
+    assert nb09.heard(explorer.trace(True), ["L0H1", "L0H2"]) == {"L0H1"}
+    words, figure, share = explorer.look(0.05, 3, True)  # both twins are in, so the right one is
+    assert "Observed: L0H1, L0H2, L0H3." in words and share > 99
+    singles = [explorer.trace(on).single_effects()["effect"].round(1).tolist() for on in (False, True)]
+    assert all(abs(a - b) < 0.2 for a, b in zip(*singles)), "the interventions hardly change"
+
+
 def test_figures_say_their_numbers():
     import pandas as pd
 
