@@ -41,7 +41,7 @@ def test_the_words_are_what_the_searches_find(explorer, confounder, budget, alph
     assert f"Observed: {', '.join(seen.components)}. Replaced together: {seen.effect:.2f} nats." in said
     assert f"The best of size {budget}: {', '.join(best.components)} with {best.effect:.2f}." in said
     assert f"{100 * seen.effect / best.effect:.1f} % of it" in said and f"overlap {jaccard(seen.components, best.components):.2f}" in said
-    assert ("Of the twins L0H1, which is read, has a strength of" in said) == confounder
+    assert ("Of the twins L0H1, which is read, has a flow of" in said) == confounder
 
 
 def test_the_confounder_changes_what_is_observed_and_not_what_is_best(explorer):
@@ -49,8 +49,8 @@ def test_the_confounder_changes_what_is_observed_and_not_what_is_best(explorer):
     assert "100.0 % of it" in explorer.words.value
     explorer.controls["confounder"].value = True
     assert explorer.picture.value != picture and "best set, L0H1, L0H3" in explorer.figure.text and "observed set, L0H2, L0H3" in explorer.figure.text
-    strengths = dict(zip(explorer.trace(True).components.labels, explorer.strengths(0.05, True)))
-    assert f"a strength of {strengths['L0H1']:.2f}, and L0H2, which nobody reads, {strengths['L0H2']:.2f}" in explorer.words.value
+    flows = dict(zip(explorer.trace(True).components.labels, explorer.flows(0.05, True)))
+    assert f"a flow of {flows['L0H1']:.2f}, and L0H2, which nobody reads, {flows['L0H2']:.2f}" in explorer.words.value
 
 
 def test_the_guess_is_a_share_in_percent(explorer):
@@ -84,10 +84,10 @@ def test_many_heads_are_searched_by_gradients_and_the_words_say_so():
 
 
 def test_a_penalty_can_leave_fewer_than_the_budget(explorer, monkeypatch):
-    monkeypatch.setattr(explorer, "strengths", lambda alpha, confounder: np.array([0, 0, 0, 1.0, 0, 0, 0, 0]))
+    monkeypatch.setattr(explorer, "flows", lambda alpha, confounder: np.array([0, 0, 0, 1.0, 0, 0, 0, 0]))
     words, figure, share = explorer.look(0.5, 3, False)
-    assert words.startswith("Observed: L0H3.") and "leaves a strength to 1 of 8 components" in words and share < 100
-    monkeypatch.setattr(explorer, "strengths", lambda alpha, confounder: np.zeros(8))
+    assert words.startswith("Observed: L0H3.") and "leaves a flow to 1 of 8 components" in words and share < 100
+    monkeypatch.setattr(explorer, "flows", lambda alpha, confounder: np.zeros(8))
     words, figure, share = explorer.look(0.5, 3, False)
     assert words.startswith("Observed: nothing. Replaced together: 0.00") and share == 0 and "observed set, nothing" in figure.text
 

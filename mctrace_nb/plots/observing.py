@@ -39,20 +39,20 @@ def draws(frame, read: str, unread: str) -> Figure:
                           f"The one that is read has more in {', in '.join(said)}.")
 
 
-def observed(labels: Sequence[str], strength: Sequence[float], effect: Sequence[float], chosen: Sequence[str], best: Sequence[str],
+def observed(labels: Sequence[str], flow: Sequence[float], effect: Sequence[float], chosen: Sequence[str], best: Sequence[str],
              unit: str = "nats", most: int = 16) -> Figure:
-    """Strength by observation and effect by intervention of each component side by side, both as shares of their largest; marks over
+    """Flow by observation and effect by intervention of each component side by side, both as shares of their largest; marks over
     the observed set and over the best set.
 
-    strength, effect: `(N,)`; effects below zero are drawn below zero. most: that many components with the largest of either, and all that
+    flow, effect: `(N,)`; effects below zero are drawn below zero. most: that many components with the largest of either, and all that
     are in a set.
     """
-    strength, effect = np.asarray(strength, dtype=float), np.asarray(effect, dtype=float)
-    shares = [values / (np.abs(values).max() or 1.0) for values in (strength, effect)]
+    flow, effect = np.asarray(flow, dtype=float), np.asarray(effect, dtype=float)
+    shares = [values / (np.abs(values).max() or 1.0) for values in (flow, effect)]
     order = np.argsort(-np.maximum(shares[0], np.abs(shares[1])), kind="stable")[:most].tolist()
     shown = [i for i, label in enumerate(labels) if i in order or label in chosen or label in best]
     canvas, (axis,) = canvas_of(max(6.0, 0.5 * len(shown) + 2.4), 3.5)
-    for shift, values, colour, hatch, name in ((-0.2, shares[0], STRENGTH, "//", "strength (observed)"), (0.2, shares[1], EFFECT, "", "effect alone (intervened)")):
+    for shift, values, colour, hatch, name in ((-0.2, shares[0], STRENGTH, "//", "flow (observed)"), (0.2, shares[1], EFFECT, "", "effect alone (intervened)")):
         axis.bar(np.arange(len(shown)) + shift, values[shown], width=0.38, color=colour, hatch=hatch, edgecolor="white", lw=0.5, label=name)
     for height, members, marker, colour, name in ((1.1, chosen, "v", STRENGTH, "observed set"), (1.24, best, "o", "black", "best set")):
         axis.plot([x for x, i in enumerate(shown) if labels[i] in members], [height] * sum(labels[i] in members for i in shown), marker, color=colour,
@@ -65,8 +65,8 @@ def observed(labels: Sequence[str], strength: Sequence[float], effect: Sequence[
     axis.grid(False, axis="x")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     rest = f" (the {len(shown)} of {len(labels)} that matter here)" if len(shown) < len(labels) else ""
-    top, alone = labels[int(strength.argmax())], labels[int(np.abs(effect).argmax())]
-    return Figure(canvas, f"Bars for each component{rest}: strength by observation, largest for {top}, beside the effect of replacing it alone, largest for "
+    top, alone = labels[int(flow.argmax())], labels[int(np.abs(effect).argmax())]
+    return Figure(canvas, f"Bars for each component{rest}: flow by observation, largest for {top}, beside the effect of replacing it alone, largest for "
                           f"{alone} ({effect[int(np.abs(effect).argmax())]:.2f} {unit}). Marked: the observed set, {', '.join(chosen) or 'nothing'}, and the "
                           f"best set, {', '.join(best)}.")
 

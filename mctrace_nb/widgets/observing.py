@@ -27,7 +27,7 @@ PAIRS = 128  # prompt pairs of the twins, half of them to look at
 
 
 class LassoExplorer(Explorer):
-    """What a sparse regression takes for important beside what replacing does: CircuitLasso's ranking, single effects, the set of the strongest
+    """What a sparse regression takes for important beside what replacing does: CircuitLasso's ranking, single effects, the set of the largest flows
     and the best set of that size.
 
     trace: whose heads or blocks are ranked (those that `lasso_scores` can rank). Without one the explorer has a small planted model, in which L0H1
@@ -47,7 +47,7 @@ class LassoExplorer(Explorer):
             traced(trace, Trace)
             node_kinds(trace)
         self.given = trace
-        self.trace, self.strengths, self.best = cache(self.trace), cache(self.strengths), cache(self.best)
+        self.trace, self.flows, self.best = cache(self.trace), cache(self.flows), cache(self.best)
         self.budgets = range(1, 1 + min(MOST, len((trace or self.trace(True)).components)))
         controls = dict(alpha=ipy.SelectionSlider(options=ALPHAS, value=FRACTION, description="alpha (penalty)", continuous_update=False),
                         budget=slider("budget S", self.budgets[:2][-1], 1, self.budgets[-1]))
@@ -63,7 +63,7 @@ class LassoExplorer(Explorer):
         planted = twins(confounder)
         return Trace(planted.model, planted.task(PAIRS), "head_output")
 
-    def strengths(self, alpha: float, confounder: bool | None = None) -> np.ndarray:
+    def flows(self, alpha: float, confounder: bool | None = None) -> np.ndarray:
         """`(N,)` what `search(trace, "circuit-lasso", fraction=alpha)` ranks by."""
         return lasso_scores(self.trace(confounder), fraction=alpha)
 
@@ -75,21 +75,21 @@ class LassoExplorer(Explorer):
 
     def look(self, alpha: float, budget: int, confounder: bool | None = None) -> tuple[str, Figure, float]:
         """Words on the observed set and the best one, the picture, and the share of the best set's effect that the observed one has, in percent."""
-        trace, strength, front = self.trace(confounder), self.strengths(alpha, confounder), self.best(confounder)
+        trace, flow, front = self.trace(confounder), self.flows(alpha, confounder), self.best(confounder)
         best, labels, unit = front[budget], trace.components.labels, trace.metric.unit
         if best.effect <= 0:
             raise InputError(f"no set of {budget} was found with an effect above 0, so there is no share of it; are target and foil swapped?")
-        ranked = np.argsort(-strength, kind="stable")
-        chosen = tuple(labels[i] for i in sorted(i for i in ranked[:budget] if strength[i] > 0))
+        ranked = np.argsort(-flow, kind="stable")
+        chosen = tuple(labels[i] for i in sorted(i for i in ranked[:budget] if flow[i] > 0))
         effect = float(trace.effects(list(chosen)).mean()) if chosen else 0.0
         share, common = 100 * effect / best.effect, len(set(chosen) & set(best.components))
         exact = front.method == "exhaustive"
         words = (f"Observed: {', '.join(chosen) or 'nothing'}. Replaced together: {effect:.2f} {unit}. The {'best' if exact else 'best that guided search finds'} of "
                  f"size {budget}: {', '.join(best.components)} with {best.effect:.2f}. So the observed set has {share:.1f} % of it; {common} in common, overlap "
                  f"{jaccard(chosen, best.components):.2f} (two random sets: {jaccard_by_chance(len(labels), budget):.2f}).")
-        if (strength > 0).sum() < budget:
-            words += f" This penalty leaves a strength to {int((strength > 0).sum())} of {len(labels)} components."
+        if (flow > 0).sum() < budget:
+            words += f" This penalty leaves a flow to {int((flow > 0).sum())} of {len(labels)} components."
         if confounder:
-            one, other = (strength[labels.index(label)] for label in ("L0H1", "L0H2"))
-            words += f" Of the twins L0H1, which is read, has a strength of {one:.2f}, and L0H2, which nobody reads, {other:.2f}."
-        return words, observed(labels, strength, trace.single_effects()["effect"], chosen, best.components, unit), share
+            one, other = (flow[labels.index(label)] for label in ("L0H1", "L0H2"))
+            words += f" Of the twins L0H1, which is read, has a flow of {one:.2f}, and L0H2, which nobody reads, {other:.2f}."
+        return words, observed(labels, flow, trace.single_effects()["effect"], chosen, best.components, unit), share
