@@ -334,10 +334,10 @@ def test_kinds_that_are_no_nodes_are_refused(tutorial, kinds):
         mct.search(trace, "circuit-lasso", [1], progress=False)
 
 
-def test_several_tasks_at_once_are_refused(tutorial):
-    traces = [mct.Trace(tutorial, mct.load_task(t, tutorial, n=8), "head_output") for t in ("binding", "binding_operation")]
-    with pytest.raises(InputError, match="give a Trace, not several at once"):
-        mct.search(mct.Desiderata(traces[:1], traces[1:]), "circuit-lasso", [1], progress=False)
+def test_what_should_be_kept_counts_against_a_component(tutorial):
+    move, keep = (mct.Trace(tutorial, mct.load_task(t, tutorial, n=8), "head_output") for t in ("binding", "names"))
+    found = lasso_scores(mct.Desiderata(move, keep, [2.0, 0.5]))
+    np.testing.assert_allclose(found, 2 * lasso_scores(move) - 0.5 * lasso_scores(keep))
 
 
 def test_answers_of_several_tokens_and_prompts_of_any_length_are_seen():

@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 import mctrace_nb as mct
 from mctrace_nb.errors import InputError
-from mctrace_nb.observing import observe
 from mctrace_nb.sae import autoencoder, features, load
 from mctrace_nb.sae.autoencoder import Autoencoder, train_autoencoder
 

@@ -14,9 +14,13 @@ import torch
 
 from mctrace_nb.circuits import Circuit, auroc, recovery
 from mctrace_nb.edges import edge_attribution, passes_alone
-from mctrace_nb.lasso import Seen, circuit_lasso, nonlinear_circuit
+from mctrace_nb.lasso import Seen, circuit_lasso, lasso_scores, nonlinear_circuit
 from mctrace_nb.lasso.solve import Moments, fista, largest_penalty
+from mctrace_nb.models import load_model
 from mctrace_nb.planted import Planted, linear_system, plant, twins
+from mctrace_nb.rivals import attribution_scores, integrated_gradient_scores
+from mctrace_nb.sae import shortcut
+from mctrace_nb.tracing import Trace
 
 CHOOSING, SET_ASIDE = tuple(range(12)), (100, 101, 102, 103)
 PAIRS = 1000
@@ -93,6 +97,25 @@ def planted_circuits(quick: bool) -> Iterator[dict]:
         yield dict(name=f"{METHODS[name]}: time over that of EAP-IG", value=total[name] / total["eap-ig"])
 
 
+def planted_nodes(quick: bool) -> Iterator[dict]:
+    """How well scores of single components tell the planted ones from the decoys: CircuitLasso's flow, node attribution, exact single effects."""
+    ways = {"flow of CircuitLasso": lambda t: lasso_scores(t, "reads"), "attribution patching": attribution_scores,
+            "integrated gradients": integrated_gradient_scores, "exact effects alone": lambda t: t.single_effects()["effect"].to_numpy()}
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for seed in CHOOSING[:2] if quick else (*CHOOSING, *SET_ASIDE):
+        planted = case(seed)
+        members = {name for edge in planted.edges for name in edge}
+        for way, score in ways.items():
+            trace = Trace(planted.model, planted.task(400), ["head_output", "mlp_block"])  # nothing kept from the way before
+            start = time.perf_counter()
+            scores = np.abs(score(trace))
+            seconds = time.perf_counter() - start
+            found[way].append((auroc(scores, np.array([label in members for label in trace.components.labels])), seconds))
+    for way, rows in found.items():
+        yield dict(name=f"{way}: AUROC of planted components, mean of {len(rows)}", value=np.mean([a for a, _ in rows]))
+        yield dict(name=f"{way}: time over that of integrated gradients", value=sum(t for _, t in rows) / sum(t for _, t in found["integrated gradients"]))
+
+
 def system_auroc(seed: int, samples: int = 2000) -> float:
     """How well the lasso in a known order finds the edges of a linear system (`planted.linear_system`)."""
     x, weights = linear_system(samples=samples, seed=seed)
@@ -105,13 +128,10 @@ def system_auroc(seed: int, samples: int = 2000) -> float:
 
 def measure(quick: bool) -> Iterator[dict]:
     """All of it; `quick`: two cases, three systems, one seed of the shortcut."""
-    from mctrace_nb.models import load_model
-    from mctrace_nb.sae import shortcut
-    from mctrace_nb.tracing import Trace
-
     found = [system_auroc(seed) for seed in range(3 if quick else SYSTEMS)]
     yield dict(name=f"linear systems of 30 nodes, 2,000 samples: AUROC, the worst of {len(found)}", value=min(found), bar=0.98, sense=">=")
     yield from planted_circuits(quick)
+    yield from planted_nodes(quick)
     trace = Trace(twins().model, twins().task(256), "head_output")
     circuit, alone = circuit_lasso(trace), trace.single_effects().set_index("component")["effect"]
     for name in ("L0H1", "L0H2"):

@@ -186,7 +186,7 @@ def penalty_path(seen: Seen, seed: int = 0):
     weight = sum(blocks for blocks, _ in errors)
     mean = sum(blocks * e for blocks, e in errors) / weight
     chosen = choose(mean)
-    return pd.DataFrame(dict(fraction=FRACTIONS, edges=edges, r2=1 - mean.mean(1).numpy(), chosen=[i == chosen for i in range(len(FRACTIONS))]))
+    return pd.DataFrame(dict(fraction=FRACTIONS, edges=edges, r2=1 - mean.mean(1).cpu().numpy(), chosen=[i == chosen for i in range(len(FRACTIONS))]))
 
 
 def held_out_rows(problem: Problem, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
