@@ -144,9 +144,12 @@ def recovery(circuit: Circuit, true: set[tuple[str, str]], threshold: float) -> 
                 shd_same_size=structural_hamming_distance({every[i] for i in best if scores[i] > 0}, true), edges=len(found))
 
 
-def auroc(scores: np.ndarray, label: np.ndarray) -> float:
-    """The share of pairs (one true, one not) in which the true one scores higher, ties counted half."""
+def auroc(score, truth) -> float:
+    """The chance that a row of truth 1 scores higher than one of truth 0; ties count half, and with one kind of row it is nan."""
     from scipy.stats import rankdata
 
-    ranks, positive = rankdata(scores), int(label.sum())
-    return float((ranks[label].sum() - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
+    truth = np.asarray(truth) > 0
+    ones, zeros = truth.sum(), (~truth).sum()
+    if not ones or not zeros:
+        return float("nan")
+    return float((rankdata(np.asarray(score))[truth].sum() - ones * (ones + 1) / 2) / (ones * zeros))

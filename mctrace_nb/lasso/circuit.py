@@ -56,12 +56,13 @@ class Problem:
             part = b[mine]  # (p, Q)
             variance = (part * (moments.gram[mine][:, mine] @ part)).sum(0).clamp(min=0).cpu()
             per_block = torch.zeros(blocks, dtype=variance.dtype).index_add_(0, self.block, variance).sqrt()
-            for i, node_of in enumerate(self._node_of_block):
+            for i, node_of in enumerate(self.node_of_block):
                 found[node, node_of] = max(found[node, node_of], float(per_block[i]))
         return found
 
     @property
-    def _node_of_block(self) -> list[int]:
+    def node_of_block(self) -> list[int]:
+        """The node of each target block."""
         return [int(self.target[self.block == i][0]) for i in range(int(self.block.max()) + 1)]
 
 

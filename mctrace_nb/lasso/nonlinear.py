@@ -44,7 +44,6 @@ def _fitted(problem: Problem, x: torch.Tensor, y: torch.Tensor, n: int, penalty:
     """Strengths `(n, n)` of one problem's edges: all target blocks at once, by Adam with a proximal step for the groups."""
     blocks, columns = int(problem.block.max()) + 1, torch.bincount(problem.block)
     generator = torch.Generator().manual_seed(seed)
-    target = torch.tensor([int(problem.target[problem.block == i][0]) for i in range(blocks)])
     # A target's columns, padded to the widest of all blocks.
     wide = torch.zeros(blocks, len(x), int(columns.max()), device=x.device)
     for i in range(blocks):
@@ -79,6 +78,6 @@ def _fitted(problem: Problem, x: torch.Tensor, y: torch.Tensor, n: int, penalty:
             mine = (problem.source == node).to(x.device)
             without = torch.relu(inside - x[:, mine] @ (w * allowed)[:, mine]) @ v
             change = (said - without).square().sum(2).mean(1).sqrt()
-            for i, size in enumerate(change.tolist()):
-                found[node, target[i]] = max(found[node, target[i]], size)
+            for target, size in zip(problem.node_of_block, change.tolist()):
+                found[node, target] = max(found[node, target], size)
     return found

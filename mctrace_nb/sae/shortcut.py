@@ -15,9 +15,9 @@ from typing import Callable, Iterable
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from mctrace_nb import grammar
+from mctrace_nb.circuits import auroc
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.layout import LanguageModel
 from mctrace_nb.observing import Site, observe
@@ -82,15 +82,6 @@ def sentences(setting: str, seed: int = 0, n: int = 300) -> dict[str, Sentences]
         drawn = group * ((n // 5 if name == "probe" else n) // len(group))
         found[name] = Sentences([say(rng, *pair) for pair in drawn], *(np.array(column) for column in zip(*drawn)))
     return found
-
-
-def auroc(score, truth) -> float:
-    """The chance that a row of truth 1 scores higher than one of truth 0; ties count half, and with one kind of row it is nan."""
-    truth = np.asarray(truth) > 0
-    ones, zeros = truth.sum(), (~truth).sum()
-    if not ones or not zeros:
-        return float("nan")
-    return float((rankdata(np.asarray(score))[truth].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def corpus(model: LanguageModel, n: int = 1500, seed: int = 0) -> list[list[int]]:
