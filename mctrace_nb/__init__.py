@@ -27,9 +27,10 @@ _WHERE = {
     "join_ranks": "serving", "Components": "components", "Trace": "tracing", "Metric": "metrics",
     "explain": "explain", "Explanation": "explain", "stability": "stability", "Stability": "stability",
     "Selection": "results", "Front": "results", "InputError": "errors",
+    "circuit_lasso": "lasso", "Circuit": "circuits", "edge_attribution": "edges",
     "search": "search", "pgb": "relax", "landscape": "landscape", "outcomes": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("check", "grammar", "metrics", "paper", "parameters", "plots", "referee", "report", "run", "sizing", "stats", "study", "widgets")
+_ROOMS = ("check", "circuits", "grammar", "lasso", "metrics", "observing", "paper", "parameters", "planted", "plots", "referee", "report", "run", "sae", "sizing", "stats", "study", "widgets")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

@@ -21,7 +21,7 @@ from mctrace_nb.words import interval_text, paragraph
 AUTO = ("exhaustive", "guided", "greedy", "top-k", "pgb", "pgb-published", "random")
 SAME = 1e-5  # of an effect, or nats: what passes for rounding
 AUTO_SETS = 20_000  # "auto" enumerates up to so many sets
-NO_GRADIENT = ("exhaustive", "greedy", "top-k", "random", "shapley")
+NO_GRADIENT = ("exhaustive", "greedy", "top-k", "random", "shapley", "circuit-lasso")
 PGB_OPTIONS = ("lambda1", "lambda2", "schedule", "lr", "epochs", "batch_size", "rounding", "penalty", "transform", "without")
 
 

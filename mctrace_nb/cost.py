@@ -35,7 +35,7 @@ GRADIENT_AT_ONCE = {"guided": len(GUIDED_LINE), "pgb": GRADIENT_MASKS, "attribut
                     "dcm": 1}  # masks
 LINE_STEPS, PERMUTATIONS, L0_EPOCHS = 5, 20, 20  # how far integrated gradients, Shapley values and hard-concrete gates go
 METHODS = ("exhaustive", "greedy", "guided", "top-k", "random", "pgb", "pgb-published", "attribution", "integrated-gradients", "shapley",
-           "hard-concrete", "dcm")
+           "hard-concrete", "dcm", "circuit-lasso")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def rows_of(method: str, components: int, budgets: Sequence[int], n: int, epochs
                 "greedy": sum(components - s for s in range(min(last, components))), "guided": guided_rows(last, components), "top-k": components + len(budgets),
                 "random": RANDOM_DRAWS * len(budgets), "pgb": path_rows(epochs, len(budgets)), "pgb-published": 3 * epochs,
                 "attribution": 2 + each, "integrated-gradients": 2 * LINE_STEPS + each, "shapley": PERMUTATIONS * (components - 1) + 1 + each,
-                "hard-concrete": 2 * L0_EPOCHS + each, "dcm": 2 * epochs + each}[method]
+                "hard-concrete": 2 * L0_EPOCHS + each, "dcm": 2 * epochs + each, "circuit-lasso": 2 + each}[method]
 
 
 def widths(lm: LanguageModel) -> dict[str, int]:

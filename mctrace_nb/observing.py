@@ -11,6 +11,7 @@ import torch
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.hooks import Session
 from mctrace_nb.layout import LanguageModel
+from mctrace_nb.memory import keep_freed_memory
 from mctrace_nb.rows import lay_out
 from mctrace_nb.sides import batch_rows_for
 from mctrace_nb.tasks import Example
@@ -26,12 +27,14 @@ class Observed:
 
     activity: of each site (kind, layer) `(M, width)`, or `(M, heads, head width)` for "head_output" and "value"; a pair of such for
     "head_pattern" (queries and keys, after rotation where a family rotates them); `(M, heads, longest prompt)` for "pattern".
-    prompt, position: `(M,)` whose token it is, and where it stands. last: `(n,)` the numbers of the prompts' last tokens.
+    prompt, position: `(M,)` whose token it is, and where it stands. logits: `(n, K)` of the words asked for, after each prompt.
+    last: `(n,)` the numbers of the prompts' last tokens.
     """
 
     activity: dict[Site, torch.Tensor | tuple[torch.Tensor, ...]]
     prompt: torch.Tensor
     position: torch.Tensor
+    logits: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -46,9 +49,10 @@ class Observed:
         return torch.cat([ends.nonzero().flatten(), torch.tensor([len(self) - 1], device=ends.device)])
 
 
-def observe(model: LanguageModel, prompts: Sequence[Sequence[int]], sites: Sequence[Site], batch_rows: int | None = None) -> Observed:
+def observe(model: LanguageModel, prompts: Sequence[Sequence[int]], sites: Sequence[Site], words: Sequence[int] = (),
+            batch_rows: int | None = None) -> Observed:
     """Runs prompts (token ids, each a sequence of at least one) and records `sites`, pairs of a kind (see `SEEN`) and a layer; the
-    token embeddings are ("embed", 0).
+    token embeddings are ("embed", 0). words: the tokens whose logits after each prompt are wanted.
 
     Raises InputError for an unknown kind or layer, no prompts or an empty one, a prompt that is too long, values that are not finite.
     """
@@ -61,6 +65,7 @@ def observe(model: LanguageModel, prompts: Sequence[Sequence[int]], sites: Seque
             raise InputError(f"layer {layer} is out of range (there are {len(model.layers)}, numbered from 0)")
         if kind == "mlp_neuron" and model.layers[layer].down is None:
             raise InputError(f"{model.name!r}: no MLP neurons were found in this architecture; use mlp_output or mlp_block")
+    keep_freed_memory()
     for i, p in enumerate(prompts):
         model.check_length(len(p), f"prompt {i}")
     # The answers are never fed: of one of a single token nothing is, and here they are only there to be left out.
@@ -68,20 +73,21 @@ def observe(model: LanguageModel, prompts: Sequence[Sequence[int]], sites: Seque
     rows = lay_out(examples, "base", "all", [0] * len(examples), model.device)
     step = batch_rows or batch_rows_for(model.width, len(rows.ids) / len(examples))
     found: dict[Site, list] = {site: [] for site in sites}
-    longest = max(map(len, prompts))
+    longest, logits, words = max(map(len, prompts)), [], torch.as_tensor(list(words), dtype=torch.long)
     with Session(model) as session, torch.no_grad():
         for part in np.split(np.arange(len(examples)), range(step, len(examples), step)):
             batch = rows.batch(part)
-            _, recorded = session.run(batch, record=list(sites), reads=batch.reads[:0])
+            said, recorded = session.run(batch, record=list(sites), reads=batch.reads if len(words) else batch.reads[:0])
+            logits.append(said[:, words.to(said.device)].to(model.device))
             for site, said in recorded.items():
                 found[site].append(_padded(said, longest) if site[0] == "pattern" else said)
     activity = {site: tuple(map(torch.cat, zip(*said))) if isinstance(said[0], tuple) else torch.cat(said) for site, said in found.items()}
     for (kind, layer), said in activity.items():
-        if not all(bool(torch.isfinite(x).all()) for x in (said if isinstance(said, tuple) else (said,))):
+        if not all(bool(torch.isfinite(x.sum())) for x in (said if isinstance(said, tuple) else (said,))):
             raise InputError(f"{kind} of layer {layer} has values that are not finite; load the model with dtype='float32', or check "
                              "its weights")
     prompt = torch.as_tensor(np.repeat(np.arange(len(prompts)), [len(p) for p in prompts]), device=model.device)
-    return Observed(activity, prompt, torch.as_tensor(rows.positions, device=model.device))
+    return Observed(activity, prompt, torch.as_tensor(rows.positions, device=model.device), torch.cat(logits))
 
 
 def _padded(pattern: torch.Tensor, longest: int) -> torch.Tensor:
@@ -89,15 +95,14 @@ def _padded(pattern: torch.Tensor, longest: int) -> torch.Tensor:
     return torch.nn.functional.pad(pattern, (0, longest - pattern.shape[-1]))
 
 
-def moved(observed: Observed, layer: int, said: torch.Tensor) -> torch.Tensor:
-    """What each head of a layer would carry of an activity `(M, w)` to every token: `(M, heads, w)`, the pattern times the activity.
+def moved(observed: Observed, layer: int, said: torch.Tensor, head: int) -> torch.Tensor:
+    """`(M, w)` what one head would carry of an activity `(M, w)` to every token: its attention pattern times the activity.
 
     Needs ("pattern", layer) among the observed sites.
     """
-    pattern = observed.activity["pattern", layer]  # (M, heads, longest)
+    pattern = observed.activity["pattern", layer][:, head]  # (M, longest)
     padded = said.new_zeros(observed.prompts, pattern.shape[-1], said.shape[-1])
     padded[observed.prompt, observed.position] = said
-    rows = pattern.new_zeros(observed.prompts, pattern.shape[-1], *pattern.shape[1:])
-    rows[observed.prompt, observed.position] = pattern
-    mixed = torch.einsum("bqhk,bkw->bqhw", rows, padded)
-    return mixed[observed.prompt, observed.position]
+    rows = said.new_zeros(observed.prompts, pattern.shape[-1], pattern.shape[-1])
+    rows[observed.prompt, observed.position] = pattern.to(said)
+    return (rows @ padded)[observed.prompt, observed.position]

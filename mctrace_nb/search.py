@@ -19,6 +19,7 @@ from mctrace_nb.counting import Clock, mean_effects
 from mctrace_nb.effects import NO_COUNTERFACTUAL, Effects
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.guided import guides
+from mctrace_nb.lasso.ranking import lasso_ranking
 from mctrace_nb.progress import bar
 from mctrace_nb.path import front
 from mctrace_nb.relax import evaluate_epochs, relax, selection_at, settings_grid
@@ -141,7 +142,7 @@ def guided(trace, budgets, direction, seed, progress) -> Iterator[Selection]:
 METHODS: dict[str, Callable[..., Iterator[Selection]]] = {
     "exhaustive": exhaustive, "greedy": greedy, "guided": guided, "top-k": top_k, "pgb": pgb, "pgb-published": published,
     "attribution": attribution, "integrated-gradients": integrated_gradients, "shapley": shapley, "hard-concrete": hard_concrete,
-    "dcm": dcm, "random": random}
+    "dcm": dcm, "circuit-lasso": lasso_ranking, "random": random}
 
 
 def check_budgets(budgets: Iterable[int], n: int) -> list[int]:
@@ -158,7 +159,7 @@ def search(trace: Effects, method: str = "greedy", budgets: Iterable[int] | int 
     """Runs a method at each budget and reports its sets, also on the held-out prompts with 95 % intervals.
 
     method: a name in `METHODS`: "exhaustive", "greedy", "guided", "top-k", "pgb", "pgb-published", "random", or one of the rivals in
-    `mctrace_nb.rivals`: "attribution", "integrated-gradients", "shapley", "hard-concrete", "dcm". direction: look for the largest effect
+    `mctrace_nb.rivals`: "attribution", "integrated-gradients", "shapley", "hard-concrete", "dcm"; or "circuit-lasso", which only observes. direction: look for the largest effect
     ("max"), the smallest ("min") or the largest in size ("abs"). options: those of the method (for "pgb" and "pgb-published" the
     fields of `relax.Settings`, without, epochs and batch_size; for "pgb" also repair; for "random" draws; for the rivals their keyword
     arguments). The held-out prompts are never searched on, and their

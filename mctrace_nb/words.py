@@ -11,7 +11,7 @@ SPOKEN = {"greedy": "Greedy search", "guided": "Guided search", "top-k": "Rankin
           "pgb-published": "The relaxation as published (pgb-published)",
           "attribution": "Attribution patching", "integrated-gradients": "Ranking by integrated gradients",
           "shapley": "Ranking sampled Shapley values", "hard-concrete": "L0 regularisation (hard-concrete gates)",
-          "dcm": "Component masking by the raw effect (dcm)"}
+          "dcm": "Component masking by the raw effect (dcm)", "circuit-lasso": "Ranking by CircuitLasso, which only observes,"}
 FEW = 8  # with fewer independent prompts an interval is hardly more than their range
 
 

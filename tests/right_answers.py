@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mctrace_nb.check import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb11
+from mctrace_nb.check import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb11
 
 
 def as_list(function):
@@ -27,4 +27,9 @@ def right_answers():
     yield "nb07", 3, as_list(nb07.share_over_seeds)
     yield "nb08", 1, lambda logits: nb08.entropy(logits.double())
     yield "nb08", 2, as_list(nb08.subject_restored)
+    yield "nb09", 1, lambda x, count: [tuple(map(np.int64, edge)) for edge in nb09.planted_edges(x, count)]
+    yield "nb09", 1, lambda x, count: nb09.planted_edges(x.astype(np.float32), count)
+    yield "nb09", 2, lambda *given: np.float32(nb09.effect_from_samples(*given))
+    yield "nb09", 3, as_list(nb09.heard)
+    yield "nb09", 3, lambda trace, labels: frozenset(trace.single_effects().query("effect > 0.1 * @trace.total_effect().mean")["component"]) & set(labels)
     yield "nb11", 1, as_list(nb11.violations)

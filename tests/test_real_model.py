@@ -32,3 +32,10 @@ def test_one_head_carries_most_and_shares_do_not_add_up(trace):
     assert (best == known).float().mean() >= 0.9
     assert ((share > 0.4) & (share < 0.75)).float().mean() >= 0.9
     assert (effects.sum(0) - total).abs().median() > 0.5
+
+
+def test_observation_alone_ranks_the_known_heads_among_the_first(trace):
+    """One pass a prompt, two for the sets, and no gradient: the two heads that carry most are among the first three of CircuitLasso."""
+    front = mct.search(trace, "circuit-lasso", [1, 3], progress=False)
+    assert "L4H2" in front[3].components and front[3].effect > 0.9 * trace.total_effect().mean
+    assert front[3].forwards == 4 * len(trace) and front[3].backwards == 0

@@ -43,9 +43,8 @@ def check(x: torch.Tensor, y: torch.Tensor) -> None:
     if not len(x) or len(x) != len(y):
         raise InputError(f"the lasso needs as many rows of regressors as of targets, and at least one, not {len(x)} and {len(y)}")
     for name, value in (("regressors", x), ("targets", y)):
-        bad = (~torch.isfinite(value)).sum().item()
-        if bad:
-            raise InputError(f"{bad} values of the {name} are not finite; take out those rows, or load the model with dtype='float32'")
+        if not bool(torch.isfinite(value.sum())):
+            raise InputError(f"{(~torch.isfinite(value)).sum().item()} values of the {name} are not finite; take out those rows, or load the model with dtype='float32'")
 
 
 def largest_penalty(moments: Moments, allowed: torch.Tensor | None = None) -> torch.Tensor:

@@ -18,11 +18,11 @@ STYLE = {
     "exhaustive": ("#000000", "o"), "greedy": ("#0072B2", "s"), "top-k": ("#E69F00", "^"), "pgb": ("#D55E00", "D"),
     "pgb-published": ("#CC79A7", "v"), "guided": ("#009E73", "P"), "random": ("#7F7F7F", "x"),
     "attribution": ("#56B4E9", "<"), "integrated-gradients": ("#8A7600", ">"), "shapley": ("#7A4419", "h"),
-    "hard-concrete": ("#4D4D4D", "p"), "dcm": ("#882255", "X"),
+    "hard-concrete": ("#4D4D4D", "p"), "dcm": ("#882255", "X"), "circuit-lasso": ("#332288", "*"),
 }
 DASHES = {"greedy": (0, (5, 1.5)), "top-k": (0, (5, 1.5, 1, 1.5)), "pgb-published": (0, (2, 1)), "random": ":",
           "attribution": (0, (1, 1)), "integrated-gradients": (0, (4, 1, 1, 1, 1, 1)), "shapley": (0, (8, 2)),
-          "hard-concrete": (0, (3, 2, 1, 2)), "dcm": (0, (2, 2))}
+          "hard-concrete": (0, (3, 2, 1, 2)), "dcm": (0, (2, 2)), "circuit-lasso": (0, (6, 1, 1, 1, 1, 1, 1, 1))}
 LINES = tuple(zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "oDsv^P"))  # for what is no method
 INK = "#333333"
 TARGET, FOIL, OTHER = "#0072B2", "#E69F00", "#9A9A9A"  # the counterfactual's answer, the base prompt's, and all others

@@ -3,6 +3,7 @@
 from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
 from mctrace_nb.widgets.metrics import MetricPicker
+from mctrace_nb.widgets.observing import LassoExplorer
 from mctrace_nb.widgets.picking import ComponentPicker, EffectBars, SetPicker
 from mctrace_nb.widgets.relaxing import LambdaExplorer, RelaxationCube
 from mctrace_nb.widgets.rounding import BudgetExplorer
@@ -10,5 +11,5 @@ from mctrace_nb.widgets.searching import InteractionExplorer, SearchRace
 
 __all__ = [
     "Explorer", "Guess", "CostCalculator", "MetricPicker", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer",
-    "RelaxationCube", "BudgetExplorer", "InteractionExplorer", "SearchRace",
+    "RelaxationCube", "BudgetExplorer", "InteractionExplorer", "SearchRace", "LassoExplorer",
 ]
