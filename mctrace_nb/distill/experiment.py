@@ -29,25 +29,29 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
 from mctrace_nb.shipped import shipped
 
-EVALUATION_SEED = 1000  # of held-out problems: the same for every run
+EVALUATION_SEED = 2000  # of held-out problems, the same for every run; sizes and recipes were chosen on seed 1000
 FULL = "eopd_full"  # EOPD whose forward KL sees the whole vocabulary
-REFERENCES = ("teacher", "start")  # evaluated without distillation
+INHERITED = "inherited"  # of students cut out of the teacher; alone: their start
+STARTS = ("start", INHERITED)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run. tau: of the gate, in nats. problems x answers: size of the final evaluation."""
+    """What is run. arms: objectives for students with a start of their own; inherited: for students cut out of the teacher. tau: of the
+    gate, in nats. problems x answers: size of the final evaluation."""
 
     arms: tuple[str, ...] = (*ARMS, FULL)
+    inherited: tuple[str, ...] = ("opd", "eopd")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tau: float = 0.8
     training: Training = field(default_factory=Training)
     start: models.Recipe = models.STUDENT
+    cut: models.Recipe = models.INHERITED
     problems: int = 256
     answers: int = 16
 
     def __post_init__(self):
-        unknown = [arm for arm in self.arms if arm not in (*ARMS, FULL)]
+        unknown = [arm for arm in (*self.arms, *self.inherited) if arm not in (*ARMS, FULL)]
         if unknown or not self.arms or not self.seeds:
             raise InputError(f"arms={self.arms}, seeds={self.seeds}: give at least one of each; arms are {', '.join((*ARMS, FULL))}")
         if self.problems < 1 or self.answers < 8:
@@ -55,10 +59,12 @@ class Plan:
 
     def runs(self) -> list[str]:
         """Names of all runs, the references first, then seed by seed."""
-        return ["teacher", *(f"{arm}-{seed}" for seed in self.seeds for arm in ("start", *self.arms))]
+        cut = (INHERITED, *(f"{arm}_{INHERITED}" for arm in self.inherited)) if self.inherited else ()
+        return ["teacher", *(f"{arm}-{seed}" for seed in self.seeds for arm in ("start", *self.arms, *cut))]
 
     def objective(self, arm: str) -> Objective:
-        return Objective("eopd", tau=self.tau, k=None) if arm == FULL else Objective(arm, tau=self.tau)
+        name = arm.removesuffix(f"_{INHERITED}")
+        return Objective("eopd", tau=self.tau, k=None) if name == FULL else Objective(name, tau=self.tau)
 
 
 def load(folder) -> tuple:
@@ -111,13 +117,13 @@ def run(name: str, plan: Plan, out: Path) -> dict:
     history: list[dict] = []
     if name == "teacher":
         both = pair(load_teacher()[0], teacher, tokenizer)
-    elif arm == "start":
-        recipe = replace(plan.start, seed=int(number))
-        student, _ = models.pretrain(recipe, "student")
+    elif arm in STARTS:
+        recipe = replace(plan.start if arm == "start" else plan.cut, seed=int(number))
+        student, _ = models.pretrain(recipe, "student", None if arm == "start" else models.cut(teacher))
         models.write(out / "students" / name, student, tokenizer, models.card_of(recipe, time.time() - begun, {}))
         both = pair(student, teacher, tokenizer)
     else:
-        both = pair(load(out / "students" / f"start-{number}")[0], teacher, tokenizer)
+        both = pair(load(out / "students" / f"{INHERITED if arm.endswith(INHERITED) else 'start'}-{number}")[0], teacher, tokenizer)
         history = distill(both, prompts(tokenizer, f"distill/{number}"), plan.objective(arm), plan.training, int(number))
         models.write(out / "students" / name, both.student, tokenizer, dict(arm=arm, seed=int(number), objective=asdict(plan.objective(arm))))
     row = dict(name=name, arm=arm, seed=int(number) if number else None, seconds=round(time.time() - begun, 1),
@@ -140,7 +146,7 @@ def write_whole(path: Path, content: dict) -> None:
 
 def missing(plan: Plan, out: Path) -> list[str]:
     """Runs whose file is not there. Raises InputError if the folder holds runs of another plan, apart from its arms and seeds."""
-    kept = {"training", "tau", "start", "problems", "answers"}
+    kept = {"training", "tau", "start", "cut", "problems", "answers"}
     wanted = {k: v for k, v in described(plan).items() if k in kept}
     for path in (out / "runs").glob("*.json"):
         there = {k: v for k, v in json.loads(path.read_text())["plan"].items() if k in kept}
@@ -165,7 +171,7 @@ def experiment(plan: Plan, out: Path, workers: int = 1) -> pd.DataFrame:
     with lock:
         todo = missing(plan, out)
         progress = bar(total=len(todo), what="runs")
-        starts = [name for name in todo if name.startswith("start")]
+        starts = [name for name in todo if name.partition("-")[0] in STARTS]
         for wave in (starts, [name for name in todo if name not in starts]):  # students begin from the starts
             if workers == 1:
                 for name in wave:
@@ -198,14 +204,16 @@ def histories(out: Path) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, measures=("avg", "pass@8", "distinct", "spread", "student_entropy", "high_student",
                                            "forward_kl_gated", "reverse_kl_gated", "forward_kl_ungated", "reverse_kl_ungated")) -> pd.DataFrame:
-    """Means over seeds, with intervals: a row per arm and measure; `less_opd` and its ends: the paired difference to plain OPD."""
+    """Means over seeds, with intervals: a row per arm and measure; `less_opd` and its ends: the paired difference to plain OPD of students
+    with the same start."""
     rows = []
     for arm, of in table.groupby("arm", sort=False):
         for measure in measures:
             mean = over_seeds(of[measure])
             row = dict(arm=arm, measure=measure, mean=mean.mean, low=mean.low, high=mean.high, seeds=mean.n)
-            both = of.merge(table[table.arm == "opd"], on="seed", suffixes=("", "_opd")) if arm != "teacher" else of.iloc[:0]
-            if len(both) and arm != "opd":
+            plain = "opd" + (f"_{INHERITED}" if arm.endswith(INHERITED) else "")
+            both = of.merge(table[table.arm == plain], on="seed", suffixes=("", "_opd")) if arm != "teacher" else of.iloc[:0]
+            if len(both) and arm != plain:
                 gain = paired(both[measure], both[f"{measure}_opd"])
                 row |= dict(less_opd=gain.mean, less_opd_low=gain.low, less_opd_high=gain.high)
             rows.append(row)

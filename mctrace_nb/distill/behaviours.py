@@ -1,0 +1,70 @@
+"""What teacher and students are traced on: three behaviours of the branching grammar, as tasks of prompt pairs.
+
+    road     on MON from 3 to 11 by 2 5 7 :              which first move is open? It stands in no prompt: the map is known by heart.
+    sum      on mon from 3 to 11 by 2 5 7 : +5           where does the move lead? FROM another start, elsewhere.
+    arrive   on mon from 3 TO 11 by 2 5 7 : +5 8 -2 6    which move arrives? To another target, another one.
+
+What is written large changes in the counterfactual prompt. The teacher is unsure at a road, where its gate opens, and sure at the others.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Iterator
+
+from mctrace_nb.distill.problems import DAYS, RING, Problem, derivation, is_open, last_move, problems, word
+from mctrace_nb.errors import InputError, one_of
+from mctrace_nb.tasks import Task
+
+BEHAVIOURS = ("road", "sum", "arrive")
+
+
+def behaviour(name: str, model, n: int = 64, seed: int = 0) -> Task:
+    """n prompt pairs to search on and n held-out ones of one behaviour, from problems that no training text holds; each problem occurs once.
+
+    model: a `LanguageModel` of the grammar. Raises InputError for a name or a number that there is not.
+    """
+    one_of(name, BEHAVIOURS, "behaviour")
+    if n < 2:
+        raise InputError(f"n={n!r} is too few prompt pairs; give at least 2")
+    rng, found = Random(f"{name}/{seed}"), {}
+    for problem in problems(f"behaviours/{name}/{seed}", held_out=True):
+        for pair in _PAIRS[name](problem, rng):
+            base, counterfactual, target, foil = pair
+            found.setdefault(problem, dict(base=base, counterfactual=counterfactual, target=f" {target}", foil=f" {foil}"))
+        if len(found) == 2 * n:
+            break
+    return Task.from_pairs(list(found.values()), model, name=name, heldout=0.5, seed=seed, source="the branching grammar")
+
+
+def _road(problem: Problem, rng: Random) -> Iterator[tuple]:
+    """Another day: the target is open then and closed now, the foil the other way round."""
+    other = Problem(next(day for day in DAYS if day != problem.day), problem.start, problem.target, problem.sizes)
+    now, then = (set(p.free(p.start)) for p in (problem, other))
+    if now - then and then - now:
+        yield problem.prompt, other.prompt, word(rng.choice(sorted(then - now))), word(rng.choice(sorted(now - then)))
+
+
+def _sum(problem: Problem, rng: Random) -> Iterator[tuple]:
+    """Another start, from which the same move leads elsewhere. It is an open one on both."""
+    other = Problem(problem.day, (problem.start + rng.randrange(1, RING)) % RING, problem.target, problem.sizes)
+    moves = sorted({*problem.free(problem.start)} & {*other.free(other.start)})
+    if moves:
+        move = rng.choice(moves)
+        yield (f"{problem.prompt} {word(move)}", f"{other.prompt} {word(move)}", str((other.start + move) % RING), str((problem.start + move) % RING))
+
+
+def _arrive(problem: Problem, rng: Random) -> Iterator[tuple]:
+    """Another target, at which another last move arrives; both of an allowed size, so that the grammar could go on with either."""
+    walk, here = [], problem.start
+    for _ in range(2):
+        walk.append(rng.choice(problem.free(here)))
+        here = (here + walk[-1]) % RING
+    other = Problem(problem.day, problem.start, (here + rng.choice(problem.moves)) % RING, problem.sizes)
+    answers = [last_move(here, p.target) for p in (other, problem)]
+    if answers[0] != answers[1] and set(answers) <= set(problem.moves) and all(is_open(problem.day, here, a) for a in answers):
+        text = derivation(problem, walk)
+        yield f"{problem.prompt} {text}", f"{other.prompt} {text}", word(answers[0]), word(answers[1])
+
+
+_PAIRS = {"road": _road, "sum": _sum, "arrive": _arrive}
