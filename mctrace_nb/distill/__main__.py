@@ -1,4 +1,4 @@
-"""The command line: `python -m mctrace_nb.distill models | experiment | toy | speed`."""
+"""The command line: `python -m mctrace_nb.distill models | experiment | survival | toy | speed`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,18 @@ def _experiment(options) -> None:
     print(f"done: {options.out / 'results.csv'}, {options.out / 'summary.csv'}")
 
 
+def _survival(options) -> None:
+    """Traces teacher and students of an experiment: which heads survive? Writes survival.csv beside its results."""
+    from mctrace_nb.distill import survey
+
+    table = survey.survey(options.out, options.prompts)
+    table.round(6).to_csv(options.out / "survival.csv", index=False)
+    found = survey.summary(table)
+    found["survival"] = [f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in found.itertuples()]
+    print(found.pivot(index=["arm", "reference"], columns="behaviours", values="survival").to_string())
+    print(f"done: {options.out / 'survival.csv'}")
+
+
 def _toy(options) -> None:
     """The paper's toy experiment: prints what a student does under a sure and an unsure teacher."""
     from mctrace_nb.distill.measures import over_seeds
@@ -84,21 +96,23 @@ def main(argv=None) -> int:
                                      description="Entropy-aware on-policy distillation on a grammar that branches.")
     commands = parser.add_subparsers(dest="command", required=True)
     made = {f.__name__[1:]: commands.add_parser(f.__name__[1:], help=f.__doc__, description=f.__doc__, allow_abbrev=False)
-            for f in (_models, _experiment, _toy, _speed)}
-    for name in ("models", "experiment"):
+            for f in (_models, _experiment, _survival, _toy, _speed)}
+    for name in ("models", "experiment", "survival"):
         made[name].add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    for name in ("models", "experiment"):
         made[name].add_argument("--steps", type=int, help="instead of the recipe's, to try it out")
     made["models"].add_argument("--force", action="store_true", help="replace what is there")
     made["experiment"].add_argument("--arms", nargs="+", metavar="NAME", help="default: all")
     made["experiment"].add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2 3 4")
     made["experiment"].add_argument("--tau", type=float, default=0.8, help="where the gate opens, nats (default 0.8)")
     made["experiment"].add_argument("--workers", type=int, default=1, help="processes, of one thread each (default 1)")
+    made["survival"].add_argument("--prompts", type=int, default=64, help="prompt pairs to search on and to report, of each behaviour (default 64)")
     made["toy"].add_argument("--entropies", nargs="+", type=float, default=[0.3, 3.5], metavar="NATS")
     made["toy"].add_argument("--seed", type=int, default=0)
     made["speed"].add_argument("--batch", type=int, default=128)
     options = parser.parse_args(argv)
     try:
-        {"models": _models, "experiment": _experiment, "toy": _toy, "speed": _speed}[options.command](options)
+        {"models": _models, "experiment": _experiment, "survival": _survival, "toy": _toy, "speed": _speed}[options.command](options)
     except InputError as error:
         print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
         return 2

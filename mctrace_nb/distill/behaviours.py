@@ -1,10 +1,11 @@
-"""What teacher and students are traced on: three behaviours of the branching grammar, as tasks of prompt pairs.
+"""What teacher and students are traced on: four behaviours of the branching grammar, as tasks of prompt pairs.
 
     road     on MON from 3 to 11 by 2 5 7 :              which first move is open? It stands in no prompt: the map is known by heart.
+    size     on mon from 3 to 11 by 2 5 7* :          which first move has an allowed size?
     sum      on mon from 3 to 11 by 2 5 7 : +5           where does the move lead? FROM another start, elsewhere.
     arrive   on mon from 3 TO 11 by 2 5 7 : +5 8 -2 6    which move arrives? To another target, another one.
 
-What is written large changes in the counterfactual prompt. The teacher is unsure at a road, where its gate opens, and sure at the others.
+What is written large or starred changes in the counterfactual prompt. The teacher is unsure at the first two, where its gate opens, and sure at the others.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 from random import Random
 from typing import Iterator
 
-from mctrace_nb.distill.problems import DAYS, RING, Problem, derivation, is_open, last_move, problems, word
+from mctrace_nb.distill.problems import CHOICES, DAYS, RING, SIZES, Problem, derivation, is_open, last_move, problems, word
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.tasks import Task
 
-BEHAVIOURS = ("road", "sum", "arrive")
+BEHAVIOURS = ("road", "size", "sum", "arrive")
+UNSURE = ("road", "size")  # where the grammar forks
 
 
 def behaviour(name: str, model, n: int = 64, seed: int = 0) -> Task:
@@ -45,6 +47,17 @@ def _road(problem: Problem, rng: Random) -> Iterator[tuple]:
         yield problem.prompt, other.prompt, word(rng.choice(sorted(then - now))), word(rng.choice(sorted(now - then)))
 
 
+def _size(problem: Problem, rng: Random) -> Iterator[tuple]:
+    """Another size among those allowed: the target is an open move of the new one, the foil of the old one."""
+    i = rng.randrange(CHOICES)
+    below, above = (0, *problem.sizes)[i], (*problem.sizes, SIZES[-1] + 1)[i + 1]  # sizes stand in order
+    for new in rng.sample([s for s in range(below + 1, above) if s != problem.sizes[i]], 1) if above - below > 2 else ():
+        other = Problem(problem.day, problem.start, problem.target, (*problem.sizes[:i], new, *problem.sizes[i + 1:]))
+        now, then = ([move for move in (s, -s) if is_open(problem.day, problem.start, move)] for s in (problem.sizes[i], new))
+        if now and then:
+            yield problem.prompt, other.prompt, word(rng.choice(then)), word(rng.choice(now))
+
+
 def _sum(problem: Problem, rng: Random) -> Iterator[tuple]:
     """Another start, from which the same move leads elsewhere. It is an open one on both."""
     other = Problem(problem.day, (problem.start + rng.randrange(1, RING)) % RING, problem.target, problem.sizes)
@@ -67,4 +80,4 @@ def _arrive(problem: Problem, rng: Random) -> Iterator[tuple]:
         yield f"{problem.prompt} {text}", f"{other.prompt} {text}", word(answers[0]), word(answers[1])
 
 
-_PAIRS = {"road": _road, "sum": _sum, "arrive": _arrive}
+_PAIRS = {"road": _road, "size": _size, "sum": _sum, "arrive": _arrive}

@@ -1,0 +1,67 @@
+"""Survival in all students of an experiment: against the teacher, against twins, and by number where heads kept theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from mctrace_nb.distill.behaviours import UNSURE
+from mctrace_nb.distill.experiment import INHERITED, load_teacher, results
+from mctrace_nb.distill.measures import over_seeds
+from mctrace_nb.distill.models import KEPT
+from mctrace_nb.distill.survival import Traced, score, survival
+from mctrace_nb.errors import InputError
+from mctrace_nb.models import load_model
+from mctrace_nb.progress import bar
+
+GROUPS = {"all": lambda behaviour: True, "unsure": lambda behaviour: behaviour in UNSURE, "sure": lambda behaviour: behaviour not in UNSURE}
+
+
+def by_number(reference: Traced, student: Traced, kept: tuple[int, ...] = KEPT) -> dict[int, int]:
+    """Heads of a teacher -> heads of a student made of its layers `kept`: those with the same number in a layer that was kept."""
+    heads = reference.layers.count(0)
+    if len(student.layers) != heads * len(kept):
+        raise InputError(f"the student has {len(student.layers)} heads, layers {kept} of its teacher have {heads * len(kept)}; is it cut out of it?")
+    return {layer * heads + i: place * heads + i for place, layer in enumerate(kept) for i in range(heads)}
+
+
+def survey(out: Path, n: int = 64, seed: int = 0) -> pd.DataFrame:
+    """Rows of `survival` for every finished student of a folder, with `arm`, `seed`, and `reference`: "teacher" (matched by profile),
+    "twin" (the same arm with another seed, `twin`), and for students cut out of the teacher "number" (their own heads).
+
+    n: search and held-out prompt pairs a behaviour. Raises InputError if there is no finished student.
+    """
+    table = results(out)
+    students = table[table.arm != "teacher"]
+    if students.empty:
+        raise InputError(f"{out} holds no finished student; run python -m mctrace_nb.distill experiment --out {out}")
+    model, tokenizer = load_teacher()
+    teacher = Traced.of(load_model(model, tokenizer=tokenizer), n, seed)
+    rows = []
+    with bar(total=len(students), what="tracing students") as progress:
+        for arm, of in students.groupby("arm", sort=False):
+            traced = {int(s): Traced.of(load_model(Path(out) / "students" / name), n, seed) for s, name in zip(of.seed, of['name'])}
+            for number, student in traced.items():
+                pairs = [("teacher", None, survival(teacher, student))]
+                pairs += [("twin", twin, survival(other, student)) for twin, other in traced.items() if twin != number]
+                if arm.endswith(INHERITED):
+                    pairs.append(("number", None, survival(teacher, student, by_number(teacher, student))))
+                rows += [dict(arm=arm, seed=number, reference=reference, twin=twin, **row) for reference, twin, found in pairs for row in found]
+                progress.update()
+    return pd.DataFrame(rows)
+
+
+def scores(table: pd.DataFrame) -> pd.DataFrame:
+    """One survival score per arm, seed, reference and group of behaviours (all, those at which the teacher is unsure, those at which it is
+    sure); twins of one student are put together."""
+    rows = [dict(arm=arm, seed=seed, reference=reference, behaviours=group, survival=score(some.to_dict("records")))
+            for (arm, seed, reference), of in table.groupby(["arm", "seed", "reference"], sort=False)
+            for group, holds in GROUPS.items() if len(some := of[of.behaviour.map(holds)])]
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean score over seeds with its 95 % interval, a row per arm, reference and group of behaviours."""
+    return pd.DataFrame([dict(arm=arm, reference=reference, behaviours=group, **vars(over_seeds(of.survival)))
+                         for (arm, reference, group), of in scores(table).groupby(["arm", "reference", "behaviours"], sort=False)])
