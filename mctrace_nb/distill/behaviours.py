@@ -50,12 +50,15 @@ def _road(problem: Problem, rng: Random) -> Iterator[tuple]:
 def _size(problem: Problem, rng: Random) -> Iterator[tuple]:
     """Another size among those allowed: the target is an open move of the new one, the foil of the old one."""
     i = rng.randrange(CHOICES)
-    below, above = (0, *problem.sizes)[i], (*problem.sizes, SIZES[-1] + 1)[i + 1]  # sizes stand in order
-    for new in rng.sample([s for s in range(below + 1, above) if s != problem.sizes[i]], 1) if above - below > 2 else ():
-        other = Problem(problem.day, problem.start, problem.target, (*problem.sizes[:i], new, *problem.sizes[i + 1:]))
-        now, then = ([move for move in (s, -s) if is_open(problem.day, problem.start, move)] for s in (problem.sizes[i], new))
-        if now and then:
-            yield problem.prompt, other.prompt, word(rng.choice(then)), word(rng.choice(now))
+    below, above = (0, *problem.sizes)[i], (*problem.sizes, SIZES[-1] + 1)[i + 1]  # sizes stand in order in every prompt
+    others = [size for size in range(below + 1, above) if size != problem.sizes[i]]
+    if not others:
+        return
+    new = rng.choice(others)
+    other = Problem(problem.day, problem.start, problem.target, (*problem.sizes[:i], new, *problem.sizes[i + 1:]))
+    now, then = ([move for move in (size, -size) if is_open(problem.day, problem.start, move)] for size in (problem.sizes[i], new))
+    if now and then:
+        yield problem.prompt, other.prompt, word(rng.choice(then)), word(rng.choice(now))
 
 
 def _sum(problem: Problem, rng: Random) -> Iterator[tuple]:
