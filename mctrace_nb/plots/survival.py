@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Mapping
+
+from matplotlib.patches import Rectangle
+
+from mctrace_nb.distill.survival import Traced, match
 from mctrace_nb.errors import InputError
-from mctrace_nb.plots.base import INK, Figure, panels
+from mctrace_nb.plots.base import INK, Figure, panels, side_by_side
 
 _REFERENCES = {"teacher": ("the teacher's heads, found by profile", "#0072B2", "o", 0.2), "twin": ("a twin's heads (another seed)", "#E69F00", "D", 0.0),
                "number": ("the teacher's heads, by number", "#009E73", "s", -0.2)}
@@ -39,3 +44,37 @@ def survival(summary, arms: dict[str, str]) -> Figure:
     canvas.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     return Figure(canvas, f"Survival score, mean and 95 % interval over seeds, a row per kind of students, in {len(groups)} panels. Over all behaviours: "
                           f"{'; '.join(said)}.")
+
+
+def selections(models: Mapping[str, Traced], name: str) -> Figure:
+    """Teacher and students side by side on one behaviour: a square a head with its effect alone, as a share of the model's total effect.
+
+    models: the teacher first. Framed: what carries the behaviour in this model (the smallest best set with nine tenths of the total effect,
+    at most three heads). A triangle: the partner of a head that carries it in the teacher, found by profile.
+    """
+    teacher = next(iter(models.values()))
+    rows = [t.layers.count(0) for t in models.values()]
+    canvas, axes = side_by_side(rows, 0.62 * sum(rows) + 1.6, 0.5 * max(max(t.layers) + 1 for t in models.values()) + 1.5)
+    said = []
+    for axis, (title, traced) in zip(axes, models.items()):
+        shares = traced.each(name, [(i,) for i in range(len(traced.layers))]).mean(1) / traced.traces[name].scale
+        width, carriers = traced.layers.count(0), traced.carriers[name]
+        partners = () if traced is teacher else match(teacher, traced, teacher.carriers[name]).values()
+        axis.imshow(shares.reshape(-1, width), cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
+        for i, share in enumerate(shares):
+            y, x = divmod(i, width)
+            ink = "white" if share > 0.55 else INK
+            axis.text(x, y, f"{share:.2f}".replace("-0.00", "0.00"), ha="center", va="center", fontsize=8, color=ink)
+            if i in carriers:
+                axis.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, lw=2.2, ec="#D55E00"))
+            if i in partners:
+                axis.plot(x - 0.32, y + 0.3, "^", color=ink, ms=5)
+        axis.set(title=title, xticks=range(width), yticks=range(len(shares) // width))
+        axis.set_xticklabels([f"H{x}" for x in range(width)], fontsize=8)
+        axis.set_yticklabels([f"L{y}" for y in range(len(shares) // width)], fontsize=8)
+        axis.grid(False)
+        labels = traced.traces[name].components.labels
+        said.append(f"{title}: {', '.join(labels[i] for i in carriers)}"
+                    + (f", partners of the teacher's {', '.join(labels[i] for i in sorted(partners))}" if partners else ""))
+    return Figure(canvas, f"Effect of each head alone on {name!r} as a share of the total effect, a map a model, rows layers and columns heads. "
+                          f"Carried by, {'; '.join(said)}.")
