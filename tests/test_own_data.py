@@ -57,6 +57,14 @@ def test_cohort_and_columns(tutorial, tmp_path):
         assert [e.cohort for e in task.search] == list("01010101") and task.to_frame().cohort[1] == "1"
 
 
+def test_a_file_of_mistakes_is_not_told_in_full(tutorial):
+    rows = [dict(base=f"the zzz{i} said that", counterfactual="the man said that", target="he", foil="she") for i in range(13)]
+    with pytest.raises(InputError) as caught:
+        Task.from_pairs(rows, tutorial)
+    said = str(caught.value)
+    assert said.startswith("13 of 13 prompt pairs") and "'zzz9'" in said and "'zzz10'" not in said and said.endswith("; and 3 more")
+
+
 def test_line_numbers_are_those_of_the_file(tutorial, tmp_path):
     """Cells with line breaks and empty lines count as the lines they take."""
     good = "the {} said that,the man said that,he,she,{}\n"

@@ -73,7 +73,7 @@ class Task:
         aligned: prompts must agree token by token; False for prompts of different length (positions="last").
         chat: each base and counterfactual is the user's message under the tokenizer's chat template.
 
-        Raises one InputError with everything that is wrong with the pairs.
+        Raises one InputError with what is wrong with the pairs, the first ten in full.
         """
         return build(from_rows(pairs, columns), model, name, heldout, seed, source, n, skip_bad_rows, aligned, chat)
 
@@ -95,6 +95,11 @@ def check_numbers(n, heldout) -> None:
         raise InputError(f"heldout={heldout!r} must lie in [0, 1)")
 
 
+def _first(problems: list[str], most: int) -> str:
+    """A file with one mistake in every line would fill the screen with it."""
+    return "; ".join(problems[:most]) + (f"; and {len(problems) - most} more" if len(problems) > most else "")
+
+
 def build(records: list[Record], model, name: str, heldout: float, seed: int, source: str, n: int | None, skip: bool,
           aligned: bool, chat: bool, spaced: bool = True, notes: Iterable[str] = (), fewer: bool = False) -> Task:
     """Checks, draws and splits: every task from pairs is made here. fewer: if there are less than n, all are taken."""
@@ -105,10 +110,9 @@ def build(records: list[Record], model, name: str, heldout: float, seed: int, so
     examples, problems = _encoded(records, Encoder(model.tokenizer, chat, aligned, spaced))
     if problems and not skip:
         raise InputError((f"{len(problems)} of {len(records)} prompt pairs cannot be used: " if len(problems) > 1 else "")
-                         + "; ".join(problems))
+                         + _first(problems, 10))
     if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        notes.append(f"{len(problems)} of {len(records)} rows left out: {'; '.join(p[:200] for p in problems[:3])}{more}")
+        notes.append(f"{len(problems)} of {len(records)} rows left out: {_first([p[:200] for p in problems], 3)}")
     if not examples:
         raise InputError(f"no prompt pair can be used: {notes[-1]}")
     if n and n > len(examples):
