@@ -114,9 +114,6 @@ def test_bad_plans_are_refused(tmp_path, capsys):
 def test_commands_run(tmp_path, capsys):
     assert main(["models", "--out", str(tmp_path), "--steps", "5"]) == 0 and "teacher: " in capsys.readouterr().out
     assert json.loads((tmp_path / "student" / "training.json").read_text())["held_out"]["avg"] <= 0.2
-    assert main(["speed", "--batch", "8"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert 0 < found["generation_share"] < 1
     done = subprocess.run([sys.executable, "-m", "mctrace_nb.distill", "toy", "--entropies", "9"], capture_output=True, text=True, cwd=ROOT,
                           env=dict(os.environ, PYTHONPATH=str(ROOT)))
     assert done.returncode == 2 and "between 0 and 4.61" in done.stderr
