@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mctrace_nb.distill import models, problems
@@ -62,9 +63,15 @@ class Plan:
 
 
 def load(folder) -> tuple:
-    """A model of this experiment, in eval mode, and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    """A model of this experiment, in eval mode, and its tokenizer. Raises InputError if a file of either is not there, or cannot be read."""
+    lacking = [name for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json") if not (Path(folder) / name).exists()]
+    if lacking:
+        raise InputError(f"{folder} holds no {', '.join(lacking)}; give a folder that 'python -m mctrace_nb.distill models' or 'experiment' has written")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"the model in {folder} cannot be read ({str(error).splitlines()[0]}); write it anew") from error
 
 
 def load_teacher():
