@@ -11,8 +11,9 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import torch
@@ -179,7 +180,7 @@ def experiment(plan: Plan, out: Path, workers: int = 1) -> pd.DataFrame:
                     run(name, plan, out)
                     progress.update()
                 continue
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
                 for done in as_completed([pool.submit(run, name, plan, out) for name in wave]):
                     done.result()
                     progress.update()
@@ -187,6 +188,11 @@ def experiment(plan: Plan, out: Path, workers: int = 1) -> pd.DataFrame:
         table = results(out)
         table.to_csv(out / "results.csv", index=False)
     return table
+
+
+def end_with_parent() -> None:
+    """For worker processes: without it, those of a killed experiment would wait for work forever."""
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def results(out: Path) -> pd.DataFrame:
