@@ -99,6 +99,8 @@ def test_right_answers_by_hand():
     assert math.isnan(M.right_answers([[a, None]])["spread"])
     with pytest.raises(InputError, match=r"\[1, 2\] answers"):
         M.right_answers([[a], [a, b]])
+    with pytest.raises(InputError, match=r"\[0\] answers"):
+        M.right_answers([[], []])
 
 
 def test_token_measures_by_hand():
@@ -150,6 +152,6 @@ def test_toy_student_of_an_unsure_teacher_changes_its_mind_more_often():
     assert M.paired(gated[3.5]["covered"], unsure["covered"]).low > 0
     assert unsure["history"][-1]["step"] == 500 and sum(50 * r["change_rate"] for r in unsure["history"]) == pytest.approx(
         sum(unsure["top_1_changes"]) / 20)
-    for bad, message in ((dict(method="opdd"), "did you mean 'opd'"), (dict(steps=0), "steps=0"), (dict(words=5), "words=5")):
+    for bad, message in ((dict(method="opdd"), "did you mean 'opd'"), (dict(steps=0), "steps=0"), (dict(words=5), "words=5"), (dict(words=12), "k=16")):
         with pytest.raises(InputError, match=message):
             toy(1.0, **bad)

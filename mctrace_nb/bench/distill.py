@@ -33,7 +33,7 @@ class Forgetful(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Tensor | None = None):
         ids = input_ids if past_key_values is None else torch.cat([past_key_values, input_ids], 1)
-        out = self.model(ids, attention_mask=attention_mask, position_ids=places(attention_mask), use_cache=False, logits_to_keep=1)
+        out = self.model(input_ids=ids, attention_mask=attention_mask, position_ids=places(attention_mask), use_cache=False, logits_to_keep=1)
         return SimpleNamespace(logits=out.logits, past_key_values=ids)
 
 
@@ -76,7 +76,7 @@ def measure(quick: bool) -> Iterator[dict]:
             yield dict(name=f"batch of {batch} texts: share of {called}", value=found[f"{part}_seconds"] / found["seconds"])
         yield dict(name=f"batch of {batch} texts: tokens a second while writing", value=found["tokens_per_second"])
     few, many = (speeds[batch] for batch in BATCHES)
-    yield dict(name="tokens a second in all, batches of 128 / of 32", value=many["tokens"] / many["seconds"] / (few["tokens"] / few["seconds"]), bar=1.0,
+    yield dict(name=f"tokens a second in all, batches of {BATCHES[1]} / of {BATCHES[0]}", value=many["tokens"] / many["seconds"] / (few["tokens"] / few["seconds"]), bar=1.0,
                sense=">=")
     seconds = in_turns({name: lambda name=name: rollout_speed(both, prompts, Objective(name), ANSWER_TOKENS, 1)["seconds"] for name in ("opd", "eopd")},
                        rounds)
