@@ -54,7 +54,7 @@ def test_solutions_are_what_read_accepts_and_their_share_is_known():
 
 
 def test_texts_are_of_the_grammar_and_poor_ones_are_not():
-    right, open_roads = [], []
+    right = []
     for problem, text in islice(P.texts(0), 300):
         words = [*text.split(), P.END]
         assert all(word in P.next_words(problem, " ".join(words[:i])) for i, word in enumerate(words))
@@ -62,9 +62,6 @@ def test_texts_are_of_the_grammar_and_poor_ones_are_not():
         right.append(P.read(problem, text)[0] is not None)
     expected = sum(P.success(p) for p, _ in islice(P.texts(0), 300)) / 300
     assert abs(sum(right) / 300 - expected) < 4 * (0.25 / 300) ** 0.5
-    for problem, text in islice(P.texts(0, blind=True), 300):
-        open_roads.append(P.is_open(problem.day, problem.start, int(text.split()[0])))
-    assert 0.5 < sum(open_roads) / 300 < 0.7
     slips = [(int(a) + problem.start - int(b)) % P.RING != 0 for problem, text in islice(P.texts(0, careless=0.5), 300) for a, b in [text.split()[:2]]]
     assert 0.35 < sum(slips) / 300 < 0.6
     with pytest.raises(InputError, match="no derivation"):
@@ -102,6 +99,8 @@ def test_right_answers_by_hand():
     assert math.isnan(M.right_answers([[a, None]])["spread"])
     with pytest.raises(InputError, match=r"\[1, 2\] answers"):
         M.right_answers([[a], [a, b]])
+    with pytest.raises(InputError, match=r"\[0\] answers"):
+        M.right_answers([[], []])
 
 
 def test_token_measures_by_hand():
@@ -120,7 +119,6 @@ def test_token_measures_by_hand():
     assert math.isnan(M.token_measures(student, teacher, valid, tau=2.0)["forward_kl_gated"])
     with pytest.raises(InputError, match="no valid token"):
         M.token_measures(student, teacher, ~torch.ones(1, 3, dtype=torch.bool), 0.8)
-    assert M.quantiles(torch.tensor([[1.0, 2.0, 3.0, 9.0]]), torch.tensor([[True, True, True, False]]), (0.5,)) == {"q50": 2.0}
 
 
 def test_intervals_over_seeds():
@@ -154,6 +152,6 @@ def test_toy_student_of_an_unsure_teacher_changes_its_mind_more_often():
     assert M.paired(gated[3.5]["covered"], unsure["covered"]).low > 0
     assert unsure["history"][-1]["step"] == 500 and sum(50 * r["change_rate"] for r in unsure["history"]) == pytest.approx(
         sum(unsure["top_1_changes"]) / 20)
-    for bad, message in ((dict(method="opdd"), "did you mean 'opd'"), (dict(steps=0), "steps=0"), (dict(words=5), "words=5")):
+    for bad, message in ((dict(method="opdd"), "did you mean 'opd'"), (dict(steps=0), "steps=0"), (dict(words=5), "words=5"), (dict(words=12), "k=16")):
         with pytest.raises(InputError, match=message):
             toy(1.0, **bad)

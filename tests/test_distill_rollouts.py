@@ -1,9 +1,11 @@
 """Pairs of models and what students write: caches, padding, ends of text, and refusals."""
 
 import copy
+from itertools import islice
 
 import pytest
 import torch
+from conftest import asset
 
 from mctrace_nb.distill import losses as L
 from mctrace_nb.distill.loop import Training, distill, rollout_speed
@@ -28,12 +30,12 @@ class Words:
         return self.words
 
 
-def small(family="gpt2", seed=0, width=V, dtype=torch.float64):
+def small(family="gpt2", seed=0, width=V, dtype=torch.float64, positions=32, **more):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(family, vocab_size=width, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                                  num_key_value_heads=1, head_dim=8, max_position_embeddings=32, initializer_range=0.4, pad_token_id=0,
-                                  bos_token_id=1, eos_token_id=END)
+                                  num_key_value_heads=1, head_dim=8, max_position_embeddings=positions, initializer_range=0.4,
+                                  pad_token_id=0, bos_token_id=1, eos_token_id=END, **more)
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 
@@ -102,6 +104,13 @@ def test_what_does_not_fit_is_refused():
     for given, message in ((([], END, 3, 0), "no prompt"), (([[1], []], END, 3, 0), "empty one"), ((PROMPTS, END, 0, 0), "new_tokens=0")):
         with pytest.raises(InputError, match=message):
             write_rollouts(student, *given)
+    for model, given in ((student, (PROMPTS, END, 28, 0)), (small("llama"), (PROMPTS * 2, END, 28, 0))):  # 6 + 28 - 1 tokens are read
+        with pytest.raises(InputError, match="33 tokens do not fit into the 32 positions of (GPT2|Llama)"):
+            write_rollouts(model, *given)
+    assert write_rollouts(student, PROMPTS, -1, 27, 0).tokens.shape == (3, 27)
+    long = write_rollouts(small(positions=40), PROMPTS, -1, 28, 0)
+    with pytest.raises(InputError, match="33 tokens do not fit"):
+        pair(student, teacher, Words()).teacher_logp(long)
     with torch.no_grad():
         student.lm_head.weight[4] = float("nan")
     with pytest.raises(InputError, match="not finite while it writes"):
@@ -140,6 +149,14 @@ def test_distillation_repeats_itself_and_needs_a_gate_that_opens():
     both = pair(small(seed=2), small(seed=1), Words())
     with pytest.raises(InputError, match="never opens the gate"):
         distill(both, endless(PROMPTS), L.Objective("eopd", tau=5.0), Training(steps=3, batch=4, new_tokens=4))
+    how = Training(steps=3, batch=4, new_tokens=4)
+    for given, at in ((PROMPTS * 3, 2), (iter(PROMPTS), 0)):  # nine prompts: two steps of four
+        with pytest.raises(InputError, match=f"ran out at step {at} of 3, 4 a step"):
+            distill(both, given, L.Objective("opd"), how)
+    with torch.no_grad():
+        both.teacher.lm_head.weight[4] = float("nan")
+    with pytest.raises(InputError, match="teacher's entropy is not finite"):
+        distill(both, endless(PROMPTS), L.Objective("eopd"), how)
     with pytest.raises(InputError, match="batch=10, updates=4"):
         Training(batch=10)
 
@@ -149,4 +166,58 @@ def test_speed_says_what_writing_takes():
     before = copy.deepcopy(both.student.state_dict())
     found = rollout_speed(both, PROMPTS, L.Objective(tau=0.5), new_tokens=5, repeats=3)
     assert 0 < found["generation_share"] < 1 and 3 <= found["tokens"] <= 15
+    alone = rollout_speed(both, PROMPTS, L.Objective(tau=0.5), new_tokens=5, repeats=1, seed=4)  # of one turn the parts add up
+    assert sum(alone[f"{part}_seconds"] for part in ("generation", "scoring", "loss", "update")) == pytest.approx(alone["seconds"])
+    assert alone["tokens"] == int(write_rollouts(both.student, PROMPTS, END, 5, 5, V).valid.sum())  # the turn before is to warm up
+    assert alone["tokens_per_second"] == pytest.approx(alone["tokens"] / alone["generation_seconds"])
     assert all(torch.equal(value, before[key]) for key, value in both.student.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_student_learns_to_end_from_a_teacher_with_another_end(family):
+    """A teacher that is the student with two words for one another is no teacher at all; one that likes its own end teaches to end."""
+    start = small(family, seed=2, tie_word_embeddings=False)
+    teacher = copy.deepcopy(start)
+    with torch.no_grad():
+        teacher.lm_head.weight[[END, 7]] = teacher.lm_head.weight[[7, END]]
+    found = write_rollouts(start, PROMPTS * 20, END, 6, 0)
+    both = pair(start, teacher, Words(), Words(end=7))
+    torch.testing.assert_close(both.student_logp(found), both.teacher_logp(found), rtol=0, atol=1e-12)
+    assert float((both.student_logp(found) - pair(start, teacher, Words()).teacher_logp(found)).detach().abs().max()) > 1
+    before = float((found.tokens == END).sum() / found.valid.sum())
+    with torch.no_grad():
+        states = teacher(found.ids[:, -6:], output_hidden_states=True).hidden_states[-1].mean((0, 1))
+        teacher.lm_head.weight[7] += 3 * states / states.norm()
+    history = distill(both, endless(PROMPTS), L.Objective("opd"), Training(steps=15, batch=24, updates=2, learning_rate=3e-2, new_tokens=6, every=14))
+    after = write_rollouts(start, PROMPTS * 20, END, 6, 0)
+    assert history[0]["loss"] > 0 and float((after.tokens == END).sum() / after.valid.sum()) > 1.5 * before
+
+
+STORIES = ("Once upon a time", "Tom had a red ball.", "The cat was sad", "One day, Lily went to the park")
+
+
+@pytest.mark.parametrize("how, name", [("noise", "opd"), ("noise", "eopd"), ("cut", "eopd")])
+def test_one_step_on_a_model_of_stories_lowers_the_exact_reverse_kl(how, name):
+    """Its student: a copy with noise on its weights, or without its last layer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = asset("models/stories260K")
+    tokenizer, teacher, student = AutoTokenizer.from_pretrained(folder), *(AutoModelForCausalLM.from_pretrained(folder).eval() for _ in range(2))
+    if how == "cut":
+        del student.model.layers[-1]
+        student.config.num_hidden_layers -= 1
+    else:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in student.parameters():
+                p += 0.1 * p.std() * torch.randn(p.shape, generator=generator) if p.ndim > 1 else 0
+    both, prompts = pair(student, teacher, tokenizer), endless([tokenizer(text)["input_ids"] for text in STORIES])
+    written = write_rollouts(student, list(islice(prompts, 32)), both.end, 16, torch.Generator().manual_seed(0), both.vocabulary, both.pad)
+
+    def exact():
+        with torch.no_grad():
+            return float(L.token_mean(L.kl(both.student_logp(written), both.teacher_logp(written)), written.valid))
+    before = exact()
+    history = distill(both, prompts, L.Objective(name), Training(steps=1, batch=32, updates=1, learning_rate=3e-4, new_tokens=16), seed=0)
+    assert history[0]["tokens"] == int(written.valid.sum())  # the very same texts
+    assert 0.1 < before and exact() < 0.97 * before

@@ -1,4 +1,4 @@
-"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search|gpu|seeds|study|lasso] [--quick]`."""
+"""Benchmarks: numbers measured in one run, each beside its bar. `python -m mctrace_nb bench [speed|search|gpu|seeds|study|lasso|distill] [--quick]`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from mctrace_nb.bench import gpu, lasso, search, seeds, speed, study
+from mctrace_nb.bench import distill, gpu, lasso, search, seeds, speed, study
 
-SUITES = {"speed": speed.measure, "search": search.measure, "gpu": gpu.measure, "seeds": seeds.measure, "study": study.measure, "lasso": lasso.measure}
+SUITES = {"speed": speed.measure, "search": search.measure, "gpu": gpu.measure, "seeds": seeds.measure, "study": study.measure, "lasso": lasso.measure,
+          "distill": distill.measure}
 DEFAULT = ("speed", "search", "gpu")  # five models trained, ten thousand runs: for those who ask for it
 
 

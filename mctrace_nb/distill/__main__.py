@@ -1,9 +1,8 @@
-"""The command line: `python -m mctrace_nb.distill models | experiment | survival | toy | speed`."""
+"""The command line: `python -m mctrace_nb.distill models | experiment | survival | toy`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import replace
@@ -76,43 +75,27 @@ def _toy(options) -> None:
                 f"  {name} {over_seeds(found[name])}" for name in ("top_1_changes", "student_entropy", "forward_kl", "covered")), flush=True)
 
 
-def _speed(options) -> None:
-    """Seconds for a batch of distillation on the shipped models, and the share of writing."""
-    from mctrace_nb.distill import experiment as e
-    from mctrace_nb.distill.losses import Objective
-    from mctrace_nb.distill.loop import rollout_speed
-    from mctrace_nb.distill.pairs import pair
-    from mctrace_nb.distill.problems import ANSWER_TOKENS
-    from mctrace_nb.shipped import shipped
-
-    teacher, tokenizer = e.load_teacher()
-    both, source = pair(e.load(shipped("data/distill/student"))[0], teacher, tokenizer), e.prompts(tokenizer, 0)
-    found = rollout_speed(both, [next(source) for _ in range(options.batch)], Objective(), ANSWER_TOKENS)
-    print(json.dumps({key: round(value, 4) for key, value in found.items()}))
-
-
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mctrace_nb.distill", allow_abbrev=False,
                                      description="Entropy-aware on-policy distillation on a grammar that branches.")
     commands = parser.add_subparsers(dest="command", required=True)
     made = {f.__name__[1:]: commands.add_parser(f.__name__[1:], help=f.__doc__, description=f.__doc__, allow_abbrev=False)
-            for f in (_models, _experiment, _survival, _toy, _speed)}
+            for f in (_models, _experiment, _survival, _toy)}
     for name in ("models", "experiment", "survival"):
         made[name].add_argument("--out", type=Path, required=True, metavar="FOLDER")
     for name in ("models", "experiment"):
         made[name].add_argument("--steps", type=int, help="instead of the recipe's, to try it out")
     made["models"].add_argument("--force", action="store_true", help="replace what is there")
     made["experiment"].add_argument("--arms", nargs="+", metavar="NAME", help="default: all")
-    made["experiment"].add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2 3 4")
+    made["experiment"].add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2 3 4 5 6 7 8 9")
     made["experiment"].add_argument("--tau", type=float, default=0.8, help="where the gate opens, nats (default 0.8)")
     made["experiment"].add_argument("--workers", type=int, default=1, help="processes, of one thread each (default 1)")
     made["survival"].add_argument("--prompts", type=int, default=64, help="prompt pairs to search on and to report, of each behaviour (default 64)")
     made["toy"].add_argument("--entropies", nargs="+", type=float, default=[0.3, 3.5], metavar="NATS")
     made["toy"].add_argument("--seed", type=int, default=0)
-    made["speed"].add_argument("--batch", type=int, default=128)
     options = parser.parse_args(argv)
     try:
-        {"models": _models, "experiment": _experiment, "survival": _survival, "toy": _toy, "speed": _speed}[options.command](options)
+        {"models": _models, "experiment": _experiment, "survival": _survival, "toy": _toy}[options.command](options)
     except InputError as error:
         print(f"{parser.prog} {options.command}: {error}", file=sys.stderr)
         return 2

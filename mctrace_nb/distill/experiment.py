@@ -11,12 +11,14 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mctrace_nb.distill import models, problems
@@ -42,7 +44,7 @@ class Plan:
 
     arms: tuple[str, ...] = (*ARMS, FULL)
     inherited: tuple[str, ...] = ("opd", "eopd")
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = tuple(range(10))
     tau: float = 0.8
     training: Training = field(default_factory=Training)
     start: models.Recipe = models.STUDENT
@@ -68,9 +70,15 @@ class Plan:
 
 
 def load(folder) -> tuple:
-    """A model of this experiment, in eval mode, and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    """A model of this experiment, in eval mode, and its tokenizer. Raises InputError if a file of either is not there, or cannot be read."""
+    lacking = [name for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json") if not (Path(folder) / name).exists()]
+    if lacking:
+        raise InputError(f"{folder} holds no {', '.join(lacking)}; give a folder that 'python -m mctrace_nb.distill models' or 'experiment' has written")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"the model in {folder} cannot be read ({str(error).splitlines()[0]}); write it anew") from error
 
 
 def load_teacher():
@@ -178,7 +186,7 @@ def experiment(plan: Plan, out: Path, workers: int = 1) -> pd.DataFrame:
                     run(name, plan, out)
                     progress.update()
                 continue
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
                 for done in as_completed([pool.submit(run, name, plan, out) for name in wave]):
                     done.result()
                     progress.update()
@@ -186,6 +194,11 @@ def experiment(plan: Plan, out: Path, workers: int = 1) -> pd.DataFrame:
         table = results(out)
         table.to_csv(out / "results.csv", index=False)
     return table
+
+
+def end_with_parent() -> None:
+    """For worker processes: without it, those of a killed experiment would wait for work forever."""
+    Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def results(out: Path) -> pd.DataFrame:

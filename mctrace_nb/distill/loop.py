@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from itertools import islice
+from typing import Iterable, Sequence
 
 import torch
 
-from mctrace_nb.distill.losses import Objective, check_gate, entropy, losses
+from mctrace_nb.distill.losses import ARMS, Objective, check_gate, entropy, losses
 from mctrace_nb.distill.pairs import Pair
-from mctrace_nb.distill.rollouts import Rollouts, write_rollouts
+from mctrace_nb.distill.rollouts import write_rollouts
 from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
 
@@ -34,14 +35,16 @@ class Training:
                              f"every={self.every}: give at least 1 of each, and a batch that is a multiple of updates")
 
 
-def distill(pair: Pair, prompts: Iterator[Sequence[int]], objective: Objective, training: Training, seed: int = 0) -> list[dict]:
+def distill(pair: Pair, prompts: Iterable[Sequence[int]], objective: Objective, training: Training, seed: int = 0) -> list[dict]:
     """Trains `pair.student` in place on its own answers to prompts (token ids, drawn in order); the teacher stays as it is.
 
-    Returns a history, a row every few steps: step, loss, reverse, forward, gate (share of tokens), teacher_entropy, student_entropy (both
-    at the tokens just written, before the updates), tokens (so far), seconds and generation_seconds (so far).
+    Returns a history, a row every few steps: step; loss, reverse, forward, gate (share of tokens at which the teacher's entropy is above
+    tau, whatever the objective), teacher_entropy and student_entropy, all on the step's first share of texts, before its first update;
+    tokens, seconds and generation_seconds (so far).
 
-    Raises InputError if a gated objective finds the gate shut at every token of the first batch, and as `losses` does. The student is
-    left in eval mode, in which it is also trained: under dropout the ratio to the rollout policy would not start at 1.
+    Raises InputError if a gated objective finds the gate shut at every token of the first batch, if the prompts run out, and as
+    `write_rollouts` and `losses` do. The student is left in eval mode, in which it is also trained: under dropout the ratio to the rollout
+    policy would not start at 1.
     """
     student, share = pair.student.eval(), training.batch // training.updates
     pair.teacher.eval()
@@ -49,14 +52,16 @@ def distill(pair: Pair, prompts: Iterator[Sequence[int]], objective: Objective, 
     optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=training.learning_rate, weight_decay=0.01)
     total = training.steps * training.updates
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: (1 + math.cos(math.pi * i / total)) / 2)
-    history, start, writing, tokens = [], time.perf_counter(), 0.0, 0
+    prompts, history, start, writing, tokens = iter(prompts), [], time.perf_counter(), 0.0, 0
     progress = bar(range(training.steps), f"distilling: {objective.name}")
     for step in progress:
-        batch = [next(prompts) for _ in range(training.batch)]
+        batch = list(islice(prompts, training.batch))
+        if len(batch) < training.batch:
+            raise InputError(f"the prompts ran out at step {step} of {training.steps}, {training.batch} a step; give more, or repeat them")
         rollouts = write_rollouts(student, batch, pair.end, training.new_tokens, generator, pair.vocabulary, pair.pad)
         writing, tokens = writing + rollouts.seconds, tokens + int(rollouts.valid.sum())
         teacher = pair.teacher_logp(rollouts)
-        if step == 0 and objective.name == "eopd":
+        if step == 0 and ARMS[objective.name][1] == "gated":
             check_gate(entropy(teacher)[rollouts.valid], objective.tau)
         row = None
         for i in range(0, training.batch, share):
@@ -81,16 +86,25 @@ def distill(pair: Pair, prompts: Iterator[Sequence[int]], objective: Objective, 
 
 def rollout_speed(pair: Pair, prompts: Sequence[Sequence[int]], objective: Objective, new_tokens: int, repeats: int = 5,
                   seed: int = 0) -> dict:
-    """Seconds for one batch of distillation (writing, scoring by both, loss, backward pass; no update), the share of it that writing
-    takes, and written tokens a second while writing. The median of `repeats`, after one to warm up; the student is not changed."""
-    rows = []
+    """Seconds for one batch of distillation taken whole, the median of `repeats` after one to warm up: `generation_seconds` (writing),
+    `scoring_seconds` (by the teacher), `loss_seconds` (the student's pass over the texts, loss, backward pass), `update_seconds`, and all
+    together, `seconds`; the share of writing, the tokens written, and how many a second while writing. The student is not changed: the
+    learning rate is 0.
+    """
+    optimiser, rows = torch.optim.AdamW(pair.student.parameters(), lr=0.0), []
     for i in range(repeats + 1):
-        start = time.perf_counter()
-        rollouts: Rollouts = write_rollouts(pair.student, prompts, pair.end, new_tokens, seed + i, pair.vocabulary, pair.pad)
-        teacher, logp = pair.teacher_logp(rollouts), pair.student_logp(rollouts)
-        losses(logp, teacher, rollouts.tokens, rollouts.logp, rollouts.valid, objective).total.backward()
-        pair.student.zero_grad(set_to_none=True)
-        rows.append((time.perf_counter() - start, rollouts.seconds, int(rollouts.valid.sum())))
-    seconds, writing, tokens = (torch.tensor(column, dtype=torch.double).median().item() for column in zip(*rows[1:]))
-    return dict(seconds=seconds, generation_seconds=writing, generation_share=writing / seconds, tokens=int(tokens),
-                tokens_per_second=tokens / writing)
+        rollouts = write_rollouts(pair.student, prompts, pair.end, new_tokens, seed + i, pair.vocabulary, pair.pad)
+        at = [time.perf_counter()]
+        teacher = pair.teacher_logp(rollouts)
+        at.append(time.perf_counter())
+        losses(pair.student_logp(rollouts), teacher, rollouts.tokens, rollouts.logp, rollouts.valid, objective).total.backward()
+        at.append(time.perf_counter())
+        torch.nn.utils.clip_grad_norm_(pair.student.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        at.append(time.perf_counter())
+        parts = [rollouts.seconds, *(b - a for a, b in zip(at, at[1:]))]
+        rows.append([sum(parts), *parts, parts[0] / sum(parts), int(rollouts.valid.sum()), int(rollouts.valid.sum()) / parts[0]])
+    names = ("seconds", "generation_seconds", "scoring_seconds", "loss_seconds", "update_seconds", "generation_share", "tokens",
+             "tokens_per_second")
+    return dict(zip(names, torch.tensor(rows[1:], dtype=torch.double).median(0).values.tolist()))

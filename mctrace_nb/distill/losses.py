@@ -33,9 +33,9 @@ ARMS = {
 class Objective:
     """One objective by name, with the paper's settings.
 
-    tau: the gate opens where the teacher's entropy is above it, in nats. alpha: weight of the forward KL. k: words of the teacher's
-    distribution that the forward KL sees (None: all). clip: how far the ratio to the rollout policy may move. beta: of the generalised
-    JSD, 0 is forward and 1 reverse KL.
+    tau: the gate opens where the teacher's entropy is above it, in nats. alpha: weight of the forward KL beside a reverse one. k: words of
+    the teacher's distribution that the forward KL sees (None: all). clip: how far the ratio to the rollout policy may move. beta: of the
+    generalised JSD, 0 is forward and 1 reverse KL.
 
     Raises InputError for an unknown name or a value out of range.
     """
@@ -58,7 +58,8 @@ class Objective:
 
 @dataclass(frozen=True)
 class Losses:
-    """`total` is the token mean that is to be minimised; the others, `(B, T)`, say what it is made of (0 outside valid tokens)."""
+    """`total` is the token mean that is to be minimised; the others, `(B, T)`, say what it is made of (0 outside valid tokens): either KL
+    without its weight, forward 0 where the gate is shut; whether the gate is open; the teacher's entropy."""
 
     total: Tensor
     reverse: Tensor
@@ -173,8 +174,8 @@ def losses(student: Tensor, teacher: Tensor, tokens: Tensor, old: Tensor, valid:
 def calibrate_tau(entropies: Tensor, valid: Tensor, percentile: float = 80.0) -> float:
     """The threshold above which `100 - percentile` per cent of the teacher's entropies on student rollouts lie.
 
-    For small vocabularies, in which 0.8 nats may be much or little. Raises InputError where the gate could never open: the percentile
-    is out of range, or it is also the largest entropy.
+    For other pairs than the paper's, to which 0.8 nats may be much or little. Raises InputError for a percentile out of range, no valid
+    token, or a percentile that is also the largest entropy: above it, the gate would never open.
     """
     if not 0 <= percentile < 100:
         raise InputError(f"percentile={percentile!r} is out of range; give one from 0 to below 100")
@@ -187,7 +188,11 @@ def calibrate_tau(entropies: Tensor, valid: Tensor, percentile: float = 80.0) ->
 
 
 def check_gate(entropies: Tensor, tau: float) -> None:
-    """Raises InputError if no entropy is above tau: the objective would be plain on-policy distillation under another name."""
+    """Raises InputError if no entropy is above tau: the objective would be plain on-policy distillation under another name; or if one is
+    not a number."""
+    bad = int((~entropies.isfinite()).sum())
+    if bad:
+        raise InputError(f"the teacher's entropy is not finite at {bad} of {entropies.numel()} tokens; use float32, or another teacher")
     top = float(entropies.max())
     if not top > tau:
         raise InputError(f"the teacher never opens the gate: its largest entropy is {top:.3f} nats, tau={tau:.3f}; lower tau "

@@ -33,13 +33,14 @@ def pass_at_k(n, correct, k: int) -> np.ndarray:
 
 
 def right_answers(found: Sequence[Sequence[Hashable | None]], ks: Sequence[int] = (1, 2, 4, 8)) -> dict:
-    """Summary of answers, for each problem n of them, None where wrong, else the solution.
+    """Summary of answers, for each problem n of them, None where wrong, else the solution. Raises InputError if there are none, or not
+    equally many.
 
     `avg`: share of right answers (Avg@k for any k, in expectation); `pass@k`; `distinct`: different solutions a problem; `spread`: pairs
     of right answers to one problem that differ, as a share (nan if no problem has two).
     """
     n = {len(row) for row in found}
-    if len(n) != 1:
+    if len(n) != 1 or 0 in n:
         raise InputError(f"problems have {sorted(n)} answers; give the same number, at least one, for each")
     n = n.pop()
     right = np.array([sum(a is not None for a in row) for row in found])
@@ -58,7 +59,7 @@ def token_measures(student: Tensor, teacher: Tensor, valid: Tensor, tau: float, 
     """Entropies and divergences (nats, full vocabulary unless named top_k) of log-probabilities `(B, T, V)` over valid tokens.
 
     *Gated* tokens are those at which the teacher's entropy is above tau. `high_*`: share of tokens at which that model's entropy is.
-    A mean over no tokens is nan.
+    A mean over no tokens is nan. Raises InputError if no token is valid.
     """
     student, teacher = student.detach()[valid].double(), teacher.detach()[valid].double()  # (tokens, V)
     if not len(student):
@@ -95,9 +96,3 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
     if len(a) != len(b):
         raise InputError(f"{len(a)} and {len(b)} seeds cannot be paired; give the same seeds of both")
     return over_seeds(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
-
-
-def quantiles(values: Tensor, valid: Tensor, at: Sequence[float] = (0.5, 0.8, 0.9)) -> dict:
-    """Quantiles of something per token, such as the teacher's entropy, over valid tokens."""
-    found = values[valid].double()
-    return {f"q{round(100 * q)}": float(torch.quantile(found, q)) for q in at}

@@ -39,7 +39,6 @@ class Recipe:
     # text would keep a small model from learning to add at all (at 0.25: one answer of a thousand right after 2,000 steps).
     poor_steps: int = 0
     careless: float = 0.0
-    blind: bool = False  # all of its text is written by walkers who do not know the map
     seed: int = 0
 
 
@@ -89,8 +88,8 @@ def pretrain(recipe: Recipe, what: str = "model", model: GPT2LMHeadModel | None 
     ids, model = tokenizer.get_vocab(), make_model(recipe, len(tokenizer)) if model is None else model
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps)
-    good = problems.texts(f"good/{recipe.seed}", 0.0, recipe.blind)
-    poor = problems.texts(f"poor/{recipe.seed}", recipe.careless, recipe.blind)
+    good = problems.texts(f"good/{recipe.seed}")
+    poor = problems.texts(f"poor/{recipe.seed}", recipe.careless)
     progress = bar(range(recipe.steps), f"training a {what}")
     for step in progress:
         said = good if step < recipe.steps - recipe.poor_steps else poor

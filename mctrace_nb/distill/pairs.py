@@ -79,10 +79,21 @@ def call(model: nn.Module, **given):
     return model(**{name: value for name, value in given.items() if name in known})
 
 
+def check_room(model: nn.Module, tokens: int) -> None:
+    """Raises InputError if a text of so many tokens has more than the model has positions for."""
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is not None and tokens > room:
+        raise InputError(f"{tokens} tokens do not fit into the {room} positions of {type(model).__name__}; give shorter prompts, or fewer new tokens")
+
+
 def answer_logp(model: nn.Module, rollouts, vocabulary: int) -> Tensor:
-    """Log-probabilities `(B, T, V)` before each answer token of rollouts. In float32 at least."""
+    """Log-probabilities `(B, T, V)` before each answer token of rollouts (`rollouts.Rollouts`). In float32 at least.
+
+    Raises InputError if the texts are longer than the model can read.
+    """
     length = rollouts.tokens.shape[1]
     mask = rollouts.mask[:, :-1]
+    check_room(model, mask.shape[1])
     logits = call(model, input_ids=rollouts.ids[:, :-1], attention_mask=mask.long(), position_ids=places(mask), use_cache=False,
                   logits_to_keep=length).logits
     logits = logits[:, -length:, :vocabulary]

@@ -176,18 +176,18 @@ def problems(seed: int | str, held_out: bool = False) -> Iterator[Problem]:
             yield problem
 
 
-def texts(seed: int | str, careless: float = 0.0, blind: bool = False) -> Iterator[tuple[Problem, str]]:
+def texts(seed: int | str, careless: float = 0.0) -> Iterator[tuple[Problem, str]]:
     """Endless training problems with a derivation of the grammar each; or poorer ones, of which a student becomes poor.
 
     careless: probability with which a number or a last move is replaced by any one, after which the walk goes on from what stands
-    there. blind: free moves are drawn as if every road were open.
+    there.
     """
     rng = Random(f"texts/{seed}")
     for problem in problems(seed):
         here, words = problem.start, []
         for step in range(STEPS):
             if step < STEPS - 1:
-                move = rng.choice(problem.moves if blind else problem.free(here))
+                move = rng.choice(problem.free(here))
             else:
                 move = rng.randrange(-RING // 2 + 1, RING // 2 + 1) if rng.random() < careless else last_move(here, problem.target)
             here = rng.randrange(RING) if rng.random() < careless else (here + move) % RING

@@ -9,7 +9,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from mctrace_nb.distill.pairs import call, places
+from mctrace_nb.distill.pairs import call, check_room, places
 from mctrace_nb.errors import InputError
 
 
@@ -43,7 +43,8 @@ def write_rollouts(model: nn.Module, prompts: Sequence[Sequence[int]], end: int,
     """Samples one answer for each prompt (token ids) from the model's full distribution: temperature 1, no truncation, as the
     objective needs it. Stops at `end` or after `new_tokens`.
 
-    Raises InputError for an empty prompt, no prompt, or no new token.
+    Raises InputError for an empty prompt, no prompt, or no new token, for texts longer than the model can read, and for log-probabilities
+    that are not finite.
     """
     if not prompts or not all(len(p) for p in prompts):
         raise InputError("there is no prompt, or an empty one, to go on from; give token ids, at least <bos>")
@@ -52,6 +53,7 @@ def write_rollouts(model: nn.Module, prompts: Sequence[Sequence[int]], end: int,
     start, device = time.perf_counter(), next(model.parameters()).device
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(seed)
     longest = max(map(len, prompts))
+    check_room(model, longest + new_tokens - 1)  # the last token is written and not read
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=device)
     fresh, cache = ids, None

@@ -41,17 +41,20 @@ def toy(target: float, method: str = "opd", words: int = 100, steps: int = 1000,
     favourites that are others after a step; at the end, per seed, `student_entropy`, `forward_kl`, `reverse_kl`, `covered` (share of the
     teacher's k favourites that the student gives at least half of the teacher's probability); and `history`, a row every few steps with
     the mean student entropy, both divergences, and the share of steps since the last row in which the favourite changed.
+
+    Raises InputError for an unknown method, a size out of range, or an entropy that no teacher has.
     """
     one_of(method, METHODS, "method")
-    if min(steps, seeds, every) < 1 or words < 11:
-        raise InputError(f"steps={steps}, seeds={seeds}, every={every}, words={words}: give at least 1 of each, and 11 words or more")
+    if min(steps, seeds, every, k) < 1 or words < max(11, k):
+        raise InputError(f"steps={steps}, seeds={seeds}, every={every}, words={words}, k={k}: give at least 1 of each, and 11 words or more, not "
+                         "fewer than k")
     objective = Objective(method, tau=tau, k=k)
     teacher = teacher_of(target, words, seeds, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     logits = torch.randn(seeds, words, generator=generator, dtype=torch.float64).requires_grad_()
     optimiser = torch.optim.Adam([logits], lr=learning_rate)
     open_gate = {"opd": 0.0, "forward": 1.0, "ungated": 1.0, "eopd": (entropy(teacher) > objective.tau).double()}[method]
-    first = logits.detach().argmax(-1)
+    favourite = logits.detach().argmax(-1)
     tens = _top_10(logits.detach())
     changes, moved, recent, history = torch.zeros(seeds), torch.zeros(seeds), 0.0, []
     for step in range(steps):
@@ -65,10 +68,10 @@ def toy(target: float, method: str = "opd", words: int = 100, steps: int = 1000,
         loss.sum().backward()  # rows do not meet: Adam scales each number by itself
         optimiser.step()
         now, now_tens = logits.detach().argmax(-1), _top_10(logits.detach())
-        changes += now != first
-        recent += float((now != first).double().mean())
+        changes += now != favourite
+        recent += float((now != favourite).double().mean())
         moved += 1 - (now_tens & tens).sum(-1) / 10
-        first, tens = now, now_tens
+        favourite, tens = now, now_tens
         if (step + 1) % every == 0 or step + 1 == steps:
             logp = logits.detach().log_softmax(-1)
             history.append(dict(step=step + 1, student_entropy=float(entropy(logp).mean()), forward_kl=float(kl(teacher, logp).mean()),
