@@ -87,7 +87,7 @@ def main(argv=None) -> int:
         made[name].add_argument("--steps", type=int, help="instead of the recipe's, to try it out")
     made["models"].add_argument("--force", action="store_true", help="replace what is there")
     made["experiment"].add_argument("--arms", nargs="+", metavar="NAME", help="default: all")
-    made["experiment"].add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2 3 4 5 6 7 8 9")
+    made["experiment"].add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2 3 4")
     made["experiment"].add_argument("--tau", type=float, default=0.8, help="where the gate opens, nats (default 0.8)")
     made["experiment"].add_argument("--workers", type=int, default=1, help="processes, of one thread each (default 1)")
     made["survival"].add_argument("--prompts", type=int, default=64, help="prompt pairs to search on and to report, of each behaviour (default 64)")

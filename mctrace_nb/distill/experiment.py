@@ -44,7 +44,7 @@ class Plan:
 
     arms: tuple[str, ...] = (*ARMS, FULL)
     inherited: tuple[str, ...] = ("opd", "eopd")
-    seeds: tuple[int, ...] = tuple(range(10))
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tau: float = 0.8
     training: Training = field(default_factory=Training)
     start: models.Recipe = models.STUDENT
