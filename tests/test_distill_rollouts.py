@@ -1,6 +1,7 @@
 """Pairs of models and what students write: caches, padding, ends of text, and refusals."""
 
 import copy
+import math
 from itertools import islice
 
 import pytest
@@ -43,14 +44,15 @@ def small(family="gpt2", seed=0, width=V, dtype=torch.float64, positions=32, **m
 PROMPTS = [[1, 5, 6, 7], [1, 8], [1, 9, 10, 4, 2, 6]]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3", "opt"])  # the last would read the padding if it were given no mask
 def test_rollouts_of_padded_prompts_have_the_probabilities_of_each_alone(family):
     model = small(family)
-    found = write_rollouts(model, PROMPTS * 8, END, 6, seed=0, vocabulary=V)
+    found = write_rollouts(model, PROMPTS * 8, END, 6, seed=0, vocabulary=V, pad=9)
+    assert torch.equal(found.mask[:, 6:], found.valid) and (found.tokens[~found.valid] == 9).all() and not found.logp[~found.valid].any()
     scored = answer_logp(model, found, V)
     torch.testing.assert_close(L.picked(scored, found.tokens)[found.valid], found.logp[found.valid], rtol=0, atol=1e-10)
     answers = found.answers()
-    assert {len(a) for a in answers} > {1, 6}  # some end early and some are cut off
+    assert min(map(len, answers)) < 6 == max(map(len, answers))  # some end early and some are cut off
     for i, (prompt, answer) in enumerate(zip(PROMPTS * 8, answers)):
         assert END not in answer[:-1] and (answer[-1] == END or len(answer) == 6)
         alone = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1:-1].log_softmax(-1)
@@ -66,6 +68,9 @@ def test_rollouts_follow_the_model_and_the_seed():
     p = model(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1).detach()
     share = torch.bincount(first, minlength=V) / n
     assert float((share - p).abs().max()) < 4 * (0.25 / n) ** 0.5 < float(p.max() - p.min())
+    for seed in range(4):  # nothing is written after the end
+        one = write_rollouts(model, PROMPTS[:1], END, 20, seed)
+        assert one.tokens.shape[1] == int(one.valid.sum()) and (one.tokens[0, -1] == END or one.tokens.shape[1] == 20)
     part = a.part(slice(1, 3))
     assert torch.equal(part.tokens, a.tokens[1:3]) and torch.equal(part.ids, a.ids[1:3])
 
@@ -77,7 +82,16 @@ def test_logits_beyond_the_vocabulary_are_padding():
     found = write_rollouts(student, PROMPTS * 40, both.end, 5, 0, both.vocabulary)
     assert int(found.tokens.max()) < V
     for logp in (both.student_logp(found), both.teacher_logp(found)):
+        assert logp.shape == (*found.tokens.shape, V)
         torch.testing.assert_close(logp.exp().sum(-1), torch.ones(logp.shape[:2], dtype=logp.dtype))
+
+
+def test_log_probabilities_are_in_float32_at_least():
+    model = small(dtype=torch.bfloat16)
+    found = write_rollouts(model, PROMPTS, END, 4, 0)
+    scored = answer_logp(model, found, V)
+    assert found.logp.dtype == scored.dtype == torch.float32
+    torch.testing.assert_close(scored.exp().sum(-1), torch.ones(scored.shape[:2]), rtol=0, atol=1e-5)
 
 
 def test_ends_of_text_are_mapped():
@@ -136,6 +150,52 @@ def test_distillation_moves_the_student_towards_the_teacher(name):
     with torch.no_grad():
         far, near = (float(L.token_mean(L.generalised_jsd(answer_logp(m, found, V), both.teacher_logp(found), 0.5), found.valid)) for m in (before, start))
     assert near < 0.8 * far
+
+
+def test_a_run_is_what_its_settings_say():
+    """Two steps of two updates against a loop by hand: which texts, which log-probabilities, which learning rate, gradients cut at norm 1."""
+    start, teacher, how = small(seed=2), small(seed=1), Training(steps=2, batch=4, updates=2, learning_rate=0.05, new_tokens=4, every=1)
+    hand, objective, asked = copy.deepcopy(start), L.Objective("eopd", tau=0.5, k=4), PROMPTS * 3
+    history = distill(pair(start.train(), teacher.train(), Words(end=1)), asked, objective, how, seed=3)
+    assert not start.training and not teacher.training
+    optimiser, generator, norms, shorter, tokens = torch.optim.AdamW(hand.parameters(), weight_decay=0.01), torch.Generator().manual_seed(3), [], [], 0
+    for step in range(2):
+        found = write_rollouts(hand, asked[4 * step:4 * step + 4], 1, 4, generator, V)
+        tokens += int(found.valid.sum())
+        for i in range(2):
+            part = found.part(slice(2 * i, 2 * i + 2))
+            logp, its = answer_logp(hand, part, V), answer_logp(teacher, part, V).detach()
+            result = L.losses(logp, its, part.tokens, part.logp, part.valid, objective)
+            if i == 0:
+                unsure = L.entropy(its)[part.valid]
+                wanted = dict(step=step, loss=result.total, reverse=result.reverse.sum() / part.valid.sum(), tokens=tokens, gate=(unsure > 0.5).double().mean(),
+                              forward=result.forward.sum() / part.valid.sum(), teacher_entropy=unsure.mean(), student_entropy=L.entropy(logp)[part.valid].mean())
+                assert {key: history[step][key] for key in wanted} == {key: pytest.approx(float(torch.as_tensor(x).detach())) for key, x in wanted.items()}
+                shorter.append(not part.valid.all())
+            optimiser.zero_grad()
+            result.total.backward()
+            norms.append(float(torch.cat([p.grad.flatten() for p in hand.parameters()]).norm()))
+            for p in hand.parameters():
+                p.grad *= min(1.0, 1 / (norms[-1] + 1e-6))
+            optimiser.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (2 * step + i) / 4)) / 2
+            optimiser.step()
+    assert max(norms) > 1 and any(shorter)
+    for mine, theirs in zip(start.parameters(), hand.parameters()):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+def test_padding_opens_no_gate():
+    student, teacher = small(seed=2), small(seed=1)
+    both = pair(student, teacher, Words(end=1))
+    for seed in range(100):
+        found = write_rollouts(student, PROMPTS, 1, 4, torch.Generator().manual_seed(seed), V)
+        unsure = L.entropy(both.teacher_logp(found))
+        if unsure[found.valid].max() < unsure.max():
+            break
+    else:
+        pytest.fail("no seed to test it with")
+    with pytest.raises(InputError, match="never opens the gate"):
+        distill(both, PROMPTS, L.Objective("eopd", tau=float(unsure[found.valid].max())), Training(steps=1, batch=3, updates=1, new_tokens=4), seed=seed)
 
 
 def test_distillation_repeats_itself_and_needs_a_gate_that_opens():
