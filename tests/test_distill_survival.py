@@ -181,6 +181,17 @@ def test_heads_by_number():
         survey.by_number(reference, student, (0,))
 
 
+def test_summary_compares_a_student_with_itself_before():
+    row = dict(reference="teacher", twin=np.nan, behaviour="sum", random=0.5)
+    table = pd.DataFrame([dict(row, arm=arm, seed=seed, share=share)
+                          for arm, shares in (("start", (0.5, 0.75)), ("opd", (0.75, 1.25)), ("opd_inherited", (1.0, 1.0)))
+                          for seed, share in enumerate(shares)])
+    found = survey.summary(table).query("behaviours == 'all'").set_index("arm")
+    assert found.loc["start", "mean"] == pytest.approx(0.25) and np.isnan(found.loc["start", "less_start"])
+    assert found.loc["opd", "less_start"] == pytest.approx((0.5 + 1.0) / 2)
+    assert np.isnan(found.loc["opd_inherited", "less_start"])  # its start is not there
+
+
 @pytest.mark.slow
 def test_a_survey_of_an_experiment(tmp_path, capsys):
     """Two students that differ in nothing are each other's twins, and survive in each other whole."""

@@ -44,7 +44,7 @@ def _experiment(options) -> None:
         plan = replace(plan, training=replace(plan.training, steps=options.steps))
     table = e.experiment(plan, options.out, options.workers)
     found = e.summary(table)
-    found.to_csv(options.out / "summary.csv", index=False)
+    found.round(6).to_csv(options.out / "summary.csv", index=False)
     wide = found.pivot(index="arm", columns="measure", values="mean")[["avg", "pass@8", "distinct", "student_entropy", "forward_kl_gated",
                                                                      "reverse_kl_gated"]]
     print(wide.loc[table.arm.drop_duplicates()].round(3).to_string())

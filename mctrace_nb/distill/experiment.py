@@ -192,7 +192,7 @@ def experiment(plan: Plan, out: Path, workers: int = 1) -> pd.DataFrame:
                     progress.update()
         progress.close()
         table = results(out)
-        table.to_csv(out / "results.csv", index=False)
+        table.round(6).to_csv(out / "results.csv", index=False)
     return table
 
 

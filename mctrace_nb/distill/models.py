@@ -86,6 +86,7 @@ def pretrain(recipe: Recipe, what: str = "model", model: GPT2LMHeadModel | None 
     torch.set_num_threads(1)  # sums in one order: the weights do not depend on the number of cores
     tokenizer = make_tokenizer()
     ids, model = tokenizer.get_vocab(), make_model(recipe, len(tokenizer)) if model is None else model
+    model.loss_type = "ForCausalLM"  # which transformers would find itself, with a warning
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=recipe.steps)
     good = problems.texts(f"good/{recipe.seed}")

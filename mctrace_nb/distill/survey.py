@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from mctrace_nb.distill.behaviours import UNSURE
-from mctrace_nb.distill.experiment import INHERITED, load_teacher, results
-from mctrace_nb.distill.measures import over_seeds
+from mctrace_nb.distill.experiment import INHERITED, STARTS, load_teacher, results
+from mctrace_nb.distill.measures import over_seeds, paired
 from mctrace_nb.distill.models import KEPT
 from mctrace_nb.distill.survival import Traced, score, survival
 from mctrace_nb.errors import InputError
@@ -62,6 +62,16 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean score over seeds with its 95 % interval, a row per arm, reference and group of behaviours."""
-    return pd.DataFrame([dict(arm=arm, reference=reference, behaviours=group, **vars(over_seeds(of.survival)))
-                         for (arm, reference, group), of in scores(table).groupby(["arm", "reference", "behaviours"], sort=False)])
+    """Mean score over seeds with its 95 % interval, a row per arm, reference and group of behaviours; `less_start` and its ends: the paired
+    difference to the same students before distillation."""
+    rows, found = [], scores(table)
+    for (arm, reference, group), of in found.groupby(["arm", "reference", "behaviours"], sort=False):
+        start = INHERITED if arm.endswith(INHERITED) else "start"
+        before = found[(found.arm == start) & (found.reference == reference) & (found.behaviours == group)].set_index("seed").survival
+        mean = over_seeds(of.survival)
+        row = dict(arm=arm, reference=reference, behaviours=group, mean=mean.mean, low=mean.low, high=mean.high, n=mean.n)
+        if arm not in STARTS and set(of.seed) <= set(before.index):
+            change = paired(of.survival, before[of.seed])
+            row |= dict(less_start=change.mean, less_start_low=change.low, less_start_high=change.high)
+        rows.append(row)
+    return pd.DataFrame(rows)
