@@ -5,6 +5,7 @@ import copy
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 
 import mctrace_nb as mct
 from mctrace_nb.distill import experiment, problems
@@ -161,3 +162,41 @@ def test_figures_say_their_numbers():
     for arms, measures in ((["opd"], {"avg": "right"}), (["eopd"], {"pass@8": "Pass@8"})):
         with pytest.raises(mct.InputError, match="there is no difference of"):
             paired_differences(summary, measures, arms)
+
+
+def test_what_lesson_10_states_beside_its_exercises_and_its_explorer(explorer):
+    from mctrace_nb.check import nb10
+
+    assert round(nb10.pass_at_k(16, 3, 8), 2) == 0.9
+    assert round(float(nb10.forward_kl_of_top_k(torch.tensor([0.2, 0.3, 0.5]).log(), torch.tensor([0.5, 0.3, 0.2]).log(), 2)), 2) == 0.8
+    effects = {frozenset("AB"): 2, frozenset("AC"): 1, frozenset("BC"): 3, **{frozenset(x): 1 for x in "ABC"}, frozenset("ABC"): 4}
+    assert [round(x, 2) for x in nb10.survival(effects, "AB")] == [0.67, 0.67]
+    share = {tau: explorer.look(tau, 0, "forward KL", 16)[2] for tau in (0.1, 0.6, 0.8)}
+    assert share[0.1] - share[0.6] < 2 < share[0.6] - share[0.8]
+    found = explorer.scored
+    valid, gate = found.written.valid, (found.entropy > 0.8) & found.written.valid
+    assert float(found.forward[2][gate].mean()) > 10 * float(found.forward["all"][gate].mean())
+    size = found.advantage[valid].abs()
+    assert float((size < 0.5).double().mean()) > 0.6 and float((found.advantage[valid] < -5).double().mean()) > 0.05
+
+
+def test_the_shipped_results_are_those_that_lesson_10_reads():
+    """Its prose says no numbers of the experiment, but which differences are there; new results that say otherwise need other words."""
+    results, summary = (pd.read_csv(ROOT / "data" / "distill" / f"{name}.csv") for name in ("results", "summary"))
+    of = summary.set_index(["arm", "measure"])
+
+    def sign(arm, measure):
+        low, high = of.loc[(arm, measure), ["less_opd_low", "less_opd_high"]]
+        return 1 if low > 0 else -1 if high < 0 else 0
+
+    assert sign("eopd", "avg") < 1 and sign("eopd", "pass@8") < 1, "right answers and Pass@8 are not higher"
+    for measure, claimed in (("student_entropy", 1), ("high_student", 1), ("forward_kl_gated", -1)):
+        assert sign("eopd", measure) in (0, claimed) and of.loc[("eopd", measure), "less_opd"] * claimed > 0, "in the claimed direction"
+    for arm in ("exact_reverse", "jsd"):
+        assert sign(arm, "avg") == sign(arm, "pass@8") == sign(arm, "distinct") == 1
+        assert of.loc[(arm, "forward_kl_gated"), "mean"] < of.loc[("eopd", "forward_kl_gated"), "mean"], "closer where the gate is open"
+    assert of.loc[("teacher", "student_entropy"), "mean"] < of.loc[("opd", "student_entropy"), "mean"] and sign("eopd", "student_entropy") == 1
+    mean = results.groupby("arm").mean(numeric_only=True)
+    assert mean.loc["opd", "high_student"] > mean.loc["opd", "high_teacher"], "not too sure"
+    assert mean.loc["opd", "student_entropy_gated"] > mean.loc["opd", "teacher_entropy_gated"] - 0.05
+    assert mean.loc["start", "student_entropy_ungated"] > 0.5 > 0.05 > mean.loc["start", "teacher_entropy_ungated"]

@@ -49,11 +49,11 @@ def scored(both: Pair, prompts: Sequence[Sequence[int]], new_tokens: int, seed: 
 
 def shipped_pair() -> tuple[Pair, object]:
     """The shipped student and teacher, and their tokenizer."""
-    from mctrace_nb.distill.experiment import load, load_teacher  # these load transformers, which no other explorer needs
+    from mctrace_nb.models import load_model  # transformers takes seconds to load, and most explorers need no model
     from mctrace_nb.shipped import shipped
 
-    teacher, tokenizer = load_teacher()
-    return pair(load(shipped("data/distill/student"))[0], teacher, tokenizer), tokenizer
+    student, teacher = (load_model(shipped(f"data/distill/{name}"), device="cpu") for name in ("student", "teacher"))
+    return pair(student.model, teacher.model, student.tokenizer, teacher.tokenizer), student.tokenizer
 
 
 class ThresholdExplorer(Explorer):
