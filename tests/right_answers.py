@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
-from mctrace_nb.check import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb11
+from mctrace_nb.check import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb10, nb11
+from mctrace_nb.distill.losses import top_k_forward_kl
+from mctrace_nb.distill.measures import pass_at_k
 
 
 def as_list(function):
@@ -32,4 +34,10 @@ def right_answers():
     yield "nb09", 2, lambda *given: np.float32(nb09.effect_from_samples(*given))
     yield "nb09", 3, as_list(nb09.heard)
     yield "nb09", 3, lambda trace, labels: frozenset(trace.single_effects().query("effect > 0.1 * @trace.total_effect().mean")["component"]) & set(labels)
+    yield "nb10", 1, lambda n, right, k: np.float64(pass_at_k(n, right, k))
+    yield "nb10", 1, lambda n, right, k: float(1 - np.prod([(n - right - i) / (n - i) for i in range(k)] if n - right >= k else [0]))
+    yield "nb10", 2, lambda student, teacher, k: top_k_forward_kl(student, teacher, k).float()
+    yield "nb10", 2, lambda *given: nb10.forward_kl_of_top_k(*given).numpy()
+    yield "nb10", 3, as_list(nb10.survival)
+    yield "nb10", 3, lambda *given: np.array(nb10.survival(*given))
     yield "nb11", 1, as_list(nb11.violations)

@@ -2,6 +2,7 @@
 
 from mctrace_nb.plots.base import DASHES, FOIL, INK, LINES, OTHER, STYLE, TARGET, Canvas, canvas_of, component_style, Figure, named
 from mctrace_nb.plots.circuit import circuit
+from mctrace_nb.plots.distilling import next_words, paired_differences, token_row
 from mctrace_nb.plots.effects import behaviours, heads, interactions, layer_by_token, per_prompt, preferences, singles
 from mctrace_nb.plots.joint import joint, race
 from mctrace_nb.plots.landscape import along, landscape, slopes
@@ -16,7 +17,7 @@ __all__ = [
     "DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "canvas_of", "component_style", "Figure", "named", "circuit",
     "behaviours", "heads", "interactions", "layer_by_token", "per_prompt", "preferences", "singles", "joint", "race", "along",
     "landscape", "slopes", "mediation", "replaced", "deviations", "lines", "referee", "settings", "small_multiples", "work_and_time", "rounding",
-    "draws", "observed", "overlaps",
+    "draws", "observed", "overlaps", "next_words", "paired_differences", "token_row",
     "frequencies", "front", "orders", "selection_map", "trajectories",
     "study_changes", "study_fronts", "study_stability",
 ]

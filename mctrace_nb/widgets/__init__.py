@@ -2,6 +2,7 @@
 
 from mctrace_nb.widgets.base import Explorer, Guess
 from mctrace_nb.widgets.cost import CostCalculator
+from mctrace_nb.widgets.distilling import ThresholdExplorer
 from mctrace_nb.widgets.metrics import MetricPicker
 from mctrace_nb.widgets.observing import LassoExplorer
 from mctrace_nb.widgets.picking import ComponentPicker, EffectBars, SetPicker
@@ -11,5 +12,5 @@ from mctrace_nb.widgets.searching import InteractionExplorer, SearchRace
 
 __all__ = [
     "Explorer", "Guess", "CostCalculator", "MetricPicker", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer",
-    "RelaxationCube", "BudgetExplorer", "InteractionExplorer", "SearchRace", "LassoExplorer",
+    "RelaxationCube", "BudgetExplorer", "InteractionExplorer", "SearchRace", "LassoExplorer", "ThresholdExplorer",
 ]
