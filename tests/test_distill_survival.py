@@ -17,7 +17,8 @@ from mctrace_nb.distill.__main__ import main
 from mctrace_nb.distill.behaviours import BEHAVIOURS, behaviour
 from mctrace_nb.errors import InputError
 from mctrace_nb.models import load_model
-from mctrace_nb.plots.survival import survival as picture
+from mctrace_nb.plots import carriers as side_by_side
+from mctrace_nb.plots import survival as picture
 
 SHIPPED = ROOT / "data" / "distill"
 
@@ -196,21 +197,33 @@ def test_summary_compares_a_student_with_itself_before():
 def test_a_survey_of_an_experiment(tmp_path, capsys):
     """Two students that differ in nothing are each other's twins, and survive in each other whole."""
     teacher, tokenizer = experiment.load_teacher()
-    for name, arm, seed in (("teacher", "teacher", None), ("start-0", "start", 0), ("start-1", "start", 1), ("inherited-0", "inherited", 0)):
+    for name, arm, seed in (("teacher", "teacher", None), ("start-0", "start", 0), ("start-1", "start", 1), ("inherited-0", "inherited", 0),
+                            ("opd-0", "opd", 0)):
         experiment.write_whole(tmp_path / "runs" / f"{name}.json", dict(row=dict(name=name, arm=arm, seed=seed)))
         if arm != "teacher":
-            model = models.cut(teacher) if arm == "inherited" else experiment.load(SHIPPED / "student")[0]
+            model = models.cut(teacher) if arm == "inherited" else experiment.load_student()[0]
             models.write(tmp_path / "students" / name, model, tokenizer, {})
     assert main(["survival", "--out", str(tmp_path), "--prompts", "8"]) == 0
     assert "inherited" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "survival.csv")
-    assert list(table.groupby(["arm", "seed", "reference"]).size()) == [4] * 6
+    assert {key: len(of) for key, of in table.groupby(["arm", "seed", "reference"])} == dict.fromkeys(
+        [*(("start", seed, reference) for seed in (0, 1) for reference in ("teacher", "twin")),
+         *(("inherited", 0, reference) for reference in ("teacher", "number")), *(("opd", 0, reference) for reference in ("teacher", "before"))], 4)
     twins = survey.scores(table).query("arm == 'start' and reference == 'twin' and behaviours == 'all'")
     assert list(twins.survival) == pytest.approx([1, 1])
+    same = survey.scores(table).query("arm == 'opd' and reference == 'before'")
+    assert list(same.survival) == pytest.approx([1, 1, 1])  # this one was never distilled
     figure = picture(survey.summary(table), {"start": "before", "inherited": "cut"})
     assert "before, a twin's heads (another seed): 1.00" in figure.text
-    with pytest.raises(InputError, match="no survival of opd"):
-        picture(survey.summary(table), {"opd": "plain"})
+    with pytest.raises(InputError, match="no survival of jsd"):
+        picture(survey.summary(table), {"jsd": "a mixture"})
+
+
+def test_figure_of_what_carries_a_behaviour(student):
+    figure = side_by_side({"one": student, "same": S.Traced(student.traces)}, "arrive")
+    labels = student.traces["arrive"].components.labels
+    best = ", ".join(labels[i] for i in student.carriers["arrive"])
+    assert f"one: {best}; same: {best}, partners of the teacher's {best}" in figure.text
 
 
 def test_a_survey_needs_students(tmp_path, capsys):

@@ -18,7 +18,6 @@ from mctrace_nb.distill.loop import rollout_speed
 from mctrace_nb.distill.pairs import Pair, pair, places
 from mctrace_nb.distill.problems import ANSWER_TOKENS
 from mctrace_nb.distill.rollouts import write_rollouts
-from mctrace_nb.shipped import shipped
 
 BATCHES = (32, 128)  # the second is the paper's
 LONG = 128  # words of a longer text
@@ -61,7 +60,7 @@ def without_the_cache(model: nn.Module, prompts: list, end: int, new_tokens: int
 def the_pair() -> tuple[Pair, list[list[int]]]:
     """The shipped pair, and prompts for the largest batch."""
     teacher, tokenizer = experiment.load_teacher()
-    both = pair(experiment.load(shipped("data/distill/student"))[0], teacher, tokenizer)
+    both = pair(experiment.load_student()[0], teacher, tokenizer)
     return both, list(islice(experiment.prompts(tokenizer, 0), max(BATCHES)))
 
 

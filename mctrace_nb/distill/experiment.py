@@ -27,13 +27,14 @@ from mctrace_nb.distill.loop import Training, distill
 from mctrace_nb.distill.measures import over_seeds, paired, right_answers, token_measures
 from mctrace_nb.distill.pairs import Pair, pair
 from mctrace_nb.distill.rollouts import write_rollouts
-from mctrace_nb.errors import InputError
+from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
 from mctrace_nb.shipped import shipped
 
 EVALUATION_SEED = 2000  # of held-out problems, the same for every run; sizes and recipes were chosen on seed 1000
 FULL = "eopd_full"  # EOPD whose forward KL sees the whole vocabulary
 INHERITED = "inherited"  # of students cut out of the teacher; alone: their start
+STUDENTS = ("student", "opd", "eopd")  # that come with the package
 STARTS = ("start", INHERITED)
 
 
@@ -84,6 +85,11 @@ def load(folder) -> tuple:
 def load_teacher():
     """The shipped teacher and its tokenizer."""
     return load(shipped("data/distill/teacher"))
+
+
+def load_student(name: str = "student"):
+    """A shipped student and its tokenizer: "student" before distillation, or what "opd" or "eopd" made of it (seed 0)."""
+    return load(shipped(f"data/distill/{one_of(name, STUDENTS, 'student')}"))
 
 
 def prompts(tokenizer, seed: int | str):

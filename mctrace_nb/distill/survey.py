@@ -1,4 +1,4 @@
-"""Survival in all students of an experiment: against the teacher, against twins, and by number where heads kept theirs."""
+"""Survival in all students of an experiment: of the teacher's heads, of a twin's, and of its own from before distillation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def by_number(reference: Traced, student: Traced, kept: tuple[int, ...] = KEPT) 
 
 def survey(out: Path, n: int = 64, seed: int = 0) -> pd.DataFrame:
     """Rows of `survival` for every finished student of a folder, with `arm`, `seed`, and `reference`: "teacher" (matched by profile),
-    "twin" (the same arm with another seed, `twin`), and for students cut out of the teacher "number" (their own heads).
+    "twin" (the same arm with another seed, `twin`), "before" (itself before distillation, heads by number), and for students cut out of the
+    teacher "number" (the teacher, by number).
 
     n: search and held-out prompt pairs a behaviour. Raises InputError if there is no finished student.
     """
@@ -38,15 +39,20 @@ def survey(out: Path, n: int = 64, seed: int = 0) -> pd.DataFrame:
         raise InputError(f"{out} holds no finished student; run python -m mctrace_nb.distill experiment --out {out}")
     model, tokenizer = load_teacher()
     teacher = Traced.of(load_model(model, tokenizer=tokenizer), n, seed)
-    rows = []
+    rows, starts, arms = [], {}, dict(list(students.groupby("arm", sort=False)))
     with bar(total=len(students), what="tracing students") as progress:
-        for arm, of in students.groupby("arm", sort=False):
-            traced = {int(s): Traced.of(load_model(Path(out) / "students" / name), n, seed) for s, name in zip(of.seed, of['name'])}
+        for arm in sorted(arms, key=lambda arm: arm not in STARTS):  # where the others begin, first
+            traced = {int(number): Traced.of(load_model(Path(out) / "students" / name), n, seed) for number, name in zip(arms[arm].seed, arms[arm]["name"])}
+            cut = arm.endswith(INHERITED)
+            if arm in STARTS:
+                starts[cut] = traced
             for number, student in traced.items():
                 pairs = [("teacher", None, survival(teacher, student))]
                 pairs += [("twin", twin, survival(other, student)) for twin, other in traced.items() if twin != number]
-                if arm.endswith(INHERITED):
+                if cut:
                     pairs.append(("number", None, survival(teacher, student, by_number(teacher, student))))
+                if arm not in STARTS and number in starts.get(cut, ()):
+                    pairs.append(("before", None, survival(starts[cut][number], student, {i: i for i in range(len(student.layers))})))
                 rows += [dict(arm=arm, seed=number, reference=reference, twin=twin, **row) for reference, twin, found in pairs for row in found]
                 progress.update()
     return pd.DataFrame(rows)

@@ -12,6 +12,7 @@ from mctrace_nb.plots.paper import deviations, lines, referee, settings, small_m
 from mctrace_nb.plots.rounding import rounding
 from mctrace_nb.plots.sets import frequencies, front, orders, selection_map, trajectories
 from mctrace_nb.plots.study import study_changes, study_fronts, study_stability
+from mctrace_nb.plots.survival import carriers, survival
 
 __all__ = [
     "DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "canvas_of", "component_style", "Figure", "named", "circuit",
@@ -19,5 +20,5 @@ __all__ = [
     "landscape", "slopes", "mediation", "replaced", "deviations", "lines", "referee", "settings", "small_multiples", "work_and_time", "rounding",
     "draws", "observed", "overlaps", "next_words", "paired_differences", "token_row",
     "frequencies", "front", "orders", "selection_map", "trajectories",
-    "study_changes", "study_fronts", "study_stability",
+    "study_changes", "study_fronts", "study_stability", "carriers", "survival",
 ]
