@@ -155,3 +155,23 @@ def test_toy_student_of_an_unsure_teacher_changes_its_mind_more_often():
     for bad, message in ((dict(method="opdd"), "did you mean 'opd'"), (dict(steps=0), "steps=0"), (dict(words=5), "words=5"), (dict(words=12), "k=16")):
         with pytest.raises(InputError, match=message):
             toy(1.0, **bad)
+
+
+def test_toy_rates_do_not_depend_on_how_often_they_are_written_down():
+    often, rarely = (toy(3.5, steps=30, seeds=4, every=every) for every in (8, 30))
+    assert often.pop("history")[-1] != rarely.pop("history")[-1] and often == rarely
+    rows, lengths = toy(3.5, steps=30, seeds=4, every=8)["history"], (8, 8, 8, 6)
+    assert sum(n * r["change_rate"] for n, r in zip(lengths, rows)) == pytest.approx(sum(often["top_1_changes"]) / 4)
+
+
+def test_toy_methods_add_up_what_they_say():
+    assert toy(3.5, "ungated", steps=20, seeds=3) == toy(3.5, "eopd", steps=20, seeds=3) != toy(3.5, "opd", steps=20, seeds=3)
+    assert toy(0.3, "ungated", steps=20, seeds=3)["forward_kl"] != toy(0.3, "opd", steps=20, seeds=3)["forward_kl"]
+    teacher = teacher_of(3.5, 100, 3)
+    logits = torch.randn(3, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    optimiser = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(20):  # forward KL alone: no draw takes part
+        optimiser.zero_grad()
+        L.top_k_forward_kl(logits.log_softmax(-1), teacher, 16).sum().backward()
+        optimiser.step()
+    assert toy(3.5, "forward", steps=20, seeds=3)["forward_kl"] == pytest.approx(L.kl(teacher, logits.detach().log_softmax(-1)).tolist(), abs=1e-12)

@@ -1,6 +1,7 @@
 """Pairs of models and what students write: caches, padding, ends of text, and refusals."""
 
 import copy
+import inspect
 import math
 from itertools import islice
 
@@ -84,6 +85,20 @@ def test_logits_beyond_the_vocabulary_are_padding():
     for logp in (both.student_logp(found), both.teacher_logp(found)):
         assert logp.shape == (*found.tokens.shape, V)
         torch.testing.assert_close(logp.exp().sum(-1), torch.ones(logp.shape[:2], dtype=logp.dtype))
+
+
+def test_what_a_model_says_after_the_end_does_not_matter(monkeypatch):
+    model = small()
+    expected, forward = write_rollouts(model, PROMPTS * 8, 1, 6, 0), type(model).forward
+
+    def spoilt(self, attention_mask, **more):
+        out = forward(self, attention_mask=attention_mask, **more)
+        out.logits[attention_mask[:, -1] == 0] = math.nan
+        return out
+    spoilt.__signature__ = inspect.signature(forward)
+    monkeypatch.setattr(type(model), "forward", spoilt)
+    found = write_rollouts(model, PROMPTS * 8, 1, 6, 0)
+    assert torch.equal(found.valid, expected.valid) and torch.equal(found.tokens, expected.tokens) and not found.valid.all()
 
 
 def test_log_probabilities_are_in_float32_at_least():
