@@ -196,6 +196,10 @@ def test_the_shipped_results_are_those_that_lesson_10_reads():
     for arm in ("exact_reverse", "jsd"):
         assert sign(arm, "avg") == sign(arm, "pass@8") == sign(arm, "distinct") == 1
         assert of.loc[(arm, "forward_kl_gated"), "mean"] < of.loc[("eopd", "forward_kl_gated"), "mean"], "closer where the gate is open"
+    assert all(sign("forward", measure) == 1 for measure in ("avg", "pass@8", "distinct"))
+    assert all(sign(arm, "avg") < 1 for arm in ("eopd", "eopd_full", "ungated")), "where the drawn word stays"
+    low, high = of.loc[("opd", "avg"), ["low", "high"]] / of.loc[("teacher", "avg"), "mean"]
+    assert low < 0.8 < high, "the condition is met narrowly"
     assert of.loc[("teacher", "student_entropy"), "mean"] < of.loc[("opd", "student_entropy"), "mean"] and sign("eopd", "student_entropy") == 1
     mean = results.groupby("arm").mean(numeric_only=True)
     for start, kind in (("start", ""), ("inherited", "_inherited")):
