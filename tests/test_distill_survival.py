@@ -15,6 +15,7 @@ from mctrace_nb.distill import experiment, models, problems, survey
 from mctrace_nb.distill import survival as S
 from mctrace_nb.distill.__main__ import main
 from mctrace_nb.distill.behaviours import BEHAVIOURS, behaviour
+from mctrace_nb.distill.measures import paired
 from mctrace_nb.errors import InputError
 from mctrace_nb.models import load_model
 from mctrace_nb.plots import carriers as side_by_side
@@ -232,8 +233,28 @@ def test_a_survey_needs_students(tmp_path, capsys):
     assert "no finished student" in capsys.readouterr().err
 
 
-def test_the_shipped_survey_is_whole():
-    table = pd.read_csv(SHIPPED / "survival.csv")
-    results = pd.read_csv(SHIPPED / "results.csv")
+def test_the_shipped_survey_is_whole_and_says_what_lesson_10_says():
+    table, results = (pd.read_csv(SHIPPED / f"{name}.csv") for name in ("survival", "results"))
     assert {*zip(table.arm, table.seed)} == {(arm, seed) for arm, seed in zip(results.arm, results.seed) if arm != "teacher"}
     assert json.loads((SHIPPED / "student" / "training.json").read_text())["recipe"]["layers"] == models.STUDENT.layers
+    found = survey.summary(table).set_index(["arm", "reference", "behaviours"])
+    for arm in ("opd", "eopd"):
+        assert found.loc[(arm, "before", "all"), "mean"] == pytest.approx(1, abs=0.005), "its own heads stay the best"
+        assert found.loc[(arm, "teacher", "all"), "less_start_low"] < 0 < found.loc[(arm, "teacher", "all"), "less_start_high"]
+        low, high = found.loc[(arm, "teacher", "all"), ["low", "high"]]
+        assert low < found.loc[(arm, "twin", "all"), "mean"] < high, "a twin's heads do as well"
+        assert found.loc[(f"{arm}_inherited", "number", "all"), "mean"] == pytest.approx(1, abs=0.01)
+        assert found.loc[(f"{arm}_inherited", "teacher", "unsure"), "mean"] < 0.8 < found.loc[(f"{arm}_inherited", "teacher", "sure"), "mean"]
+    scores = survey.scores(table).query("behaviours == 'all' and reference == 'teacher'").set_index("arm").survival
+    change = paired(list(scores["eopd"]), list(scores["opd"]))
+    assert change.low < 0 < change.high
+
+
+def test_students_of_one_seed_keep_their_carriers():
+    """The figure of lesson 10: what carries `arrive` before carries it after."""
+    names = {title: behaviours_of(folder).carriers["arrive"] for title, folder in (("before", "student"), ("OPD", "opd"), ("EOPD", "eopd"))}
+    assert len(names["before"]) == 3 and len(set(names.values())) == 1
+
+
+def behaviours_of(folder):
+    return S.Traced.of(load_model(SHIPPED / folder), n=32)
