@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Hashable, Sequence
 
 import numpy as np
-import torch
 from scipy.special import betaln
 from scipy.stats import t as student_t
 from torch import Tensor
