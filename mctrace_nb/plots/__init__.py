@@ -11,6 +11,7 @@ from mctrace_nb.plots.paper import deviations, lines, referee, settings, small_m
 from mctrace_nb.plots.rounding import rounding
 from mctrace_nb.plots.sets import frequencies, front, orders, selection_map, trajectories
 from mctrace_nb.plots.study import study_changes, study_fronts, study_stability
+from mctrace_nb.plots.traps import wrong_and_right
 
 __all__ = [
     "DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "canvas_of", "component_style", "Figure", "named", "circuit",
@@ -19,4 +20,5 @@ __all__ = [
     "draws", "observed", "overlaps",
     "frequencies", "front", "orders", "selection_map", "trajectories",
     "study_changes", "study_fronts", "study_stability",
+    "wrong_and_right",
 ]
