@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import mctrace_nb as mct
 from mctrace_nb import traps
+from mctrace_nb.check import nb12
 from mctrace_nb.mixing import Mix
 from mctrace_nb.observing import observe
 from mctrace_nb.traps import TRAPS, byhand, outcome, place
@@ -143,6 +144,30 @@ def test_the_loss_beyond_ratios_is_refused():
         mct.pgb(trace.again(metric="logit_diff"), transform="inverse", progress=False)
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_what_the_lesson_tells(seed):
+    """Sentences of the lesson that hold for other prompts too."""
+    lm, task, trace = place(seed)
+    wrong, right = ({name: outcome(name, seed)[i] for name in NAMES} for i in (0, 1))
+    assert wrong["1/(1 + rho) beyond ratios"] < 0 < right["1/(1 + rho) beyond ratios"]
+    assert wrong["half counts as chosen"] - right["half counts as chosen"] == 4
+    assert 0 < wrong["what 1 in a mask means"] and right["what 1 in a mask means"] > 0.85 * trace.total_effect().mean
+    assert wrong["patterns that are not returned"] == wrong["a BOS before the answer"] == 0
+    assert wrong["a hook that cannot write the pattern"] < 1e-4 and abs(wrong["what a head is"]) < 0.01
+    assert trace.single_effects().set_index("component")["effect"].idxmax() == "L0H3"
+    for e in task.search:
+        looks = [observe(lm, [prompt], [("pattern", 0)]).activity["pattern", 0][-1, 3].argmax() for prompt in (e.base, e.counterfactual)]
+        assert looks[0] == looks[1]
+    words = byhand.spaced(lm, task)
+    for e in task.search:
+        bare = [words.tokenizer(word)["input_ids"][1] for word in ("he", "she")]
+        said = words.model(torch.tensor([words.tokenizer(task.text(e.base))["input_ids"]])).logits[0, -1].softmax(-1)
+        assert said[bare].sum() < 1e-4
+    assert lm.width * 4 == lm.neurons and nb12.effect(torch.ones(2), torch.tensor([4, 0.25])) == 0
+    drawn = [mct.load_task("names", lm, 8, seed + i) for i in range(6)]
+    assert not {e.base for t in drawn for e in (*t.search, *t.heldout)} & {e.base for e in mct.load_task("names", lm, 64, seed + 100).search}
+
+
 def test_models_are_left_as_they_were():
     lm, _, _ = place()
     for name in NAMES:
@@ -180,8 +205,9 @@ def lines(way, name):
 def test_the_lesson_shows_the_lines_and_the_numbers(trap):
     cells = [c for c in nbformat.read(LESSON, as_version=4).cells if c.cell_type == "code"]
     for way, name, value in ((trap.wrong, "wrong", outcome(trap.name)[0]), (trap.right, "right", outcome(trap.name)[1])):
-        cell, = [c for c in cells if c.source.startswith(lines(way, name) + "\n") and (name == "right" or trap.unit in c.source)]
-        assert re.search(rf"(?<![\d.]){re.escape(traps.said(value))}(?![\d])", "".join(o.get("text", "") for o in cell.outputs)), cell
+        mine = [c for c in cells if c.source.startswith(lines(way, name) + "\n") and (name == "right" or trap.unit in c.source)]
+        shown = rf"(?<![\d.]){re.escape(traps.said(value))}(?!\d)"
+        assert mine and all(re.search(shown, "".join(o.get("text", "") for o in c.outputs)) for c in mine), (name, value)
 
 
 # --- without the guard ---
