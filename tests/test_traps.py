@@ -168,6 +168,21 @@ def test_what_the_lesson_tells(seed):
     assert not {e.base for t in drawn for e in (*t.search, *t.heldout)} & {e.base for e in mct.load_task("names", lm, 64, seed + 100).search}
 
 
+def test_the_third_neuron():
+    """In a model with a gate the activation function gives one half of what enters the down projection."""
+    lm = mct.random_model("llama")
+    seen = {}
+    mlp = lm.layers[0].mlp
+    handles = [mlp.act_fn.register_forward_hook(lambda _, __, out: seen.update(gate=out)),
+               mlp.up_proj.register_forward_hook(lambda _, __, out: seen.update(up=out)),
+               mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.update(neuron=args[0]))]
+    lm.model(torch.tensor([[1, 5, 9]]))
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(seen["gate"] * seen["up"], seen["neuron"])
+    assert (seen["gate"] - seen["neuron"]).abs().max() > 0.1 * seen["gate"].abs().max()
+
+
 def test_models_are_left_as_they_were():
     lm, _, _ = place()
     for name in NAMES:

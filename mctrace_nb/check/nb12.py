@@ -128,9 +128,11 @@ def exercise_3(function) -> str:
             expect(near(real) or not (near(ratios.mean() - 1) or near(ratios.mean())), said + "a mean of ratios belongs to the largest of them; "
                    "take the logarithm of each first")
             expect(near(real) or not near(ratios.mean().log()), said + "you took the logarithm of the mean; take the mean of the logarithms")
-            expect(near(real) or not (near((other.mean() / one.mean()).log()) or near(other.mean() / one.mean() - 1) or near(other.mean() / one.mean())),
-                   said + "a ratio of means belongs to the prompts with the largest odds; compare each prompt with itself")
-            expect(near(real) or not near((other - one).mean()), said + "a difference of odds is in no unit of its own; effects are logarithms of ratios")
+            of_means = other.mean() / one.mean()
+            expect(near(real) or not (near(of_means.log()) or near(of_means - 1) or near(of_means)), said + "a ratio of means belongs to the prompts "
+                   "with the largest odds; compare each prompt with itself")
+            expect(near(real) or not near((other - one).mean()), said + "a difference of odds is in no unit of its own; effects are "
+                   "logarithms of ratios")
             expect(near(real) or not near(-real), said + "the sign is turned: after against before")
             expect(near(real), said + "it is the mean over prompts of log(after / before)")
     return "there and back again give the same effect with opposite signs, and no single prompt decides."
