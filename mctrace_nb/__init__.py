@@ -30,7 +30,7 @@ _WHERE = {
     "circuit_lasso": "lasso", "Circuit": "circuits", "edge_attribution": "edges",
     "search": "search", "pgb": "relax", "landscape": "landscape", "outcomes": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("check", "circuits", "grammar", "lasso", "metrics", "observing", "paper", "parameters", "planted", "plots", "referee", "report", "run", "sae", "sizing", "stats", "study", "widgets")
+_ROOMS = ("check", "circuits", "grammar", "lasso", "metrics", "observing", "paper", "parameters", "planted", "plots", "referee", "report", "run", "sae", "sizing", "stats", "study", "traps", "widgets")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mctrace_nb.check import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb10, nb11
+from mctrace_nb.check import nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb10, nb11, nb12
 from mctrace_nb.distill.losses import top_k_forward_kl
 from mctrace_nb.distill.measures import pass_at_k
 
@@ -41,3 +41,9 @@ def right_answers():
     yield "nb10", 3, as_list(nb10.survival)
     yield "nb10", 3, lambda *given: np.array(nb10.survival(*given))
     yield "nb11", 1, as_list(nb11.violations)
+    yield "nb12", 1, lambda mask: np.flatnonzero(np.asarray(mask) > 0.5)
+    yield "nb12", 1, lambda mask: tuple((torch.as_tensor(mask) > 0.5).nonzero().flatten())
+    yield "nb12", 2, lambda *given: nb12.scores(*given).tolist()
+    yield "nb12", 2, nb12._one_by_one
+    yield "nb12", 3, lambda before, after: (after.log() - before.log()).mean()
+    yield "nb12", 3, lambda before, after: np.log(after.numpy() / before.numpy()).mean()

@@ -13,6 +13,7 @@ from mctrace_nb.plots.rounding import rounding
 from mctrace_nb.plots.sets import frequencies, front, orders, selection_map, trajectories
 from mctrace_nb.plots.study import study_changes, study_fronts, study_stability
 from mctrace_nb.plots.survival import carriers, survival
+from mctrace_nb.plots.traps import wrong_and_right
 
 __all__ = [
     "DASHES", "FOIL", "INK", "LINES", "OTHER", "STYLE", "TARGET", "Canvas", "canvas_of", "component_style", "Figure", "named", "circuit",
@@ -20,5 +21,5 @@ __all__ = [
     "landscape", "slopes", "mediation", "replaced", "deviations", "lines", "referee", "settings", "small_multiples", "work_and_time", "rounding",
     "draws", "observed", "overlaps", "next_words", "paired_differences", "token_row",
     "frequencies", "front", "orders", "selection_map", "trajectories",
-    "study_changes", "study_fronts", "study_stability", "carriers", "survival",
+    "study_changes", "study_fronts", "study_stability", "carriers", "survival", "wrong_and_right",
 ]

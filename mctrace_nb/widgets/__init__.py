@@ -9,8 +9,9 @@ from mctrace_nb.widgets.picking import ComponentPicker, EffectBars, SetPicker
 from mctrace_nb.widgets.relaxing import LambdaExplorer, RelaxationCube
 from mctrace_nb.widgets.rounding import BudgetExplorer
 from mctrace_nb.widgets.searching import InteractionExplorer, SearchRace
+from mctrace_nb.widgets.traps import TrapPicker
 
 __all__ = [
     "Explorer", "Guess", "CostCalculator", "MetricPicker", "ComponentPicker", "EffectBars", "SetPicker", "LambdaExplorer",
-    "RelaxationCube", "BudgetExplorer", "InteractionExplorer", "SearchRace", "LassoExplorer", "ThresholdExplorer",
+    "RelaxationCube", "BudgetExplorer", "InteractionExplorer", "SearchRace", "LassoExplorer", "ThresholdExplorer", "TrapPicker",
 ]
