@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from mctrace_nb.errors import InputError
 from mctrace_nb.site.book import descriptions, write
 from mctrace_nb.site.links import faults
+from mctrace_nb.site.mend import mend
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = dict(
@@ -55,6 +56,7 @@ def build(out: str | Path, root: str | Path = ROOT) -> Path:
                      parallel=min(2, os.cpu_count() or 1))
         app.connect("doctree-read", lambda app, tree: descriptions(tree, alts.get(app.env.docname, [])))
         app.build()
+        mend(made)
         said = [re.sub(r"\x1b\[[\d;]*m", "", line).replace(f"{source}/", "") for line in warnings.getvalue().splitlines() if line.strip()]
         if found := said or faults(made):
             raise SiteFailed(*found)
