@@ -47,9 +47,10 @@ def build(out: str | Path, root: str | Path = ROOT) -> Path:
         raise InputError(f"{out} holds something that is no site; give another folder")
     try:
         from sphinx.application import Sphinx
+        from sphinx.util.docutils import docutils_namespace, patch_docutils
     except ImportError:
         raise InputError("Sphinx is not installed; run make site, or pip install 'mctrace_nb[site]'") from None
-    with TemporaryDirectory() as work:
+    with TemporaryDirectory() as work, patch_docutils(), docutils_namespace():  # so that a second book of one process is like the first
         source, made, warnings = Path(work) / "source", Path(work) / "made", io.StringIO()
         alts = write(root, source)
         app = Sphinx(str(source), None, str(made), str(Path(work) / "doctrees"), "html", SETTINGS, status=None, warning=warnings,

@@ -45,8 +45,7 @@ def serve(path: str | Path, options: Sequence[str] = ()) -> int:
         raise InputError("Voila is not installed; run make app, or pip install 'mctrace_nb[app]'")
     ours = str(Path(__file__).parent)
     places = os.pathsep.join(filter(None, [ours, os.environ.get("JUPYTER_PATH")]))
-    command = [sys.executable, "-m", "voila", str(write(path)), "--template=app",
-               "--VoilaConfiguration.extension_allowlist=@jupyter-widgets/jupyterlab-manager", *options]
+    command = [sys.executable, "-m", "voila", str(write(path)), "--template=app", *options]
     try:
         return subprocess.run(command, env={**os.environ, "JUPYTER_PATH": places, "TQDM_DISABLE": "1"}).returncode
     except KeyboardInterrupt:

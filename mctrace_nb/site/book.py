@@ -100,9 +100,9 @@ def write(root: Path, source: Path) -> dict[str, list[str]]:
 
 
 def descriptions(tree, alts: list[str]) -> None:
-    """Gives each picture of a notebook the description that is saved with it. Raises ValueError if their numbers differ."""
+    """Gives each picture that a notebook made the description that is saved with it. Raises ValueError if their numbers differ."""
     from docutils import nodes
 
-    pictures = [image for image in tree.findall(nodes.image) if not image.get("alt")]
-    for image, alt in zip(pictures, alts, strict=True):
+    outputs = [node for node in tree.findall(nodes.container) if "cell_output" in node["classes"]]
+    for image, alt in zip([image for output in outputs for image in output.findall(nodes.image)], alts, strict=True):
         image["alt"] = alt
