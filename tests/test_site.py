@@ -1,19 +1,15 @@
-"""The book of the project: complete, in order, opened from the file system without a network, by eye, ear and keyboard; the app for a class."""
+"""The book of the project: complete, in order, opened from the file system without a network, by eye, by ear and by keyboard."""
 
 import os
-import socket
-import subprocess
-import sys
-import time
 
 import nbformat
 import pytest
-from conftest import ROOT, apart
+from conftest import ROOT
 from test_browser import CHROMIUM, FLAGS, contrast
 
 import mctrace_nb as mct
 from mctrace_nb import site
-from mctrace_nb.site import api, app, book, links
+from mctrace_nb.site import api, book, links
 
 NEEDED = "the packages of the extra `site` are not installed"
 BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -232,62 +228,3 @@ def test_what_scrolls_sideways_is_reached_by_keyboard(built, browser):
     with Opened(browser, built, LESSON, width=375) as page:
         wide = page.eval_on_selector_all("article pre", "all => all.filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.tabIndex)")
         assert wide and set(wide) == {0}
-
-
-# --- the app ---
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """Voila in a folder of its own, as it would add a button to everybody's JupyterLab; yields the address of the app."""
-    folder = tmp_path_factory.mktemp("voila")
-    there = apart(folder, "voila", "websockets")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = os.pathsep.join(filter(None, [str(folder / "share" / "jupyter"), os.environ.get("JUPYTER_PATH")]))
-    env = {**os.environ, **there, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "JUPYTER_PATH": data}
-    started = subprocess.Popen([sys.executable, "-m", "mctrace_nb", "app", "--no-browser", f"--port={port}", "--ip=127.0.0.1"], cwd=folder, env=env,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        for _ in range(300):
-            with socket.socket() as try_it:
-                if not try_it.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        os.killpg(started.pid, 15)
-        started.wait(30)
-
-
-@BROWSER
-@pytest.mark.slow
-def test_the_app_is_driven_by_keyboard(served, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    requests, complaints = [], []
-    page.on("request", lambda r: requests.append(r.url))
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: complaints.append(str(e)))
-    page.goto(served, timeout=120_000)
-    page.locator(".widget-html img").nth(1).wait_for(timeout=120_000)
-    assert "import mctrace_nb" not in page.inner_text("body"), "a class sees no code"
-    for number in (0, 1):
-        picture, words = page.locator(".widget-html img").nth(number), page.locator(".widget-html p[role=status]").nth(number)
-        before = picture.get_attribute("src"), words.inner_text()
-        for _ in range(40):
-            page.keyboard.press("Tab")
-            if page.evaluate("([n]) => document.activeElement.closest('.jp-Cell, [cell-index]')?.contains(document.querySelectorAll('.widget-html img')[n]) "
-                             "&& document.activeElement.getAttribute('role') == 'slider'", [number]):
-                break
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function("([n, src]) => document.querySelectorAll('.widget-html img')[n].src != src", arg=[number, before[0]], timeout=60_000)
-        assert words.inner_text() != before[1]
-    assert [r for r in requests if not r.startswith((served, "data:", "blob:"))] == [] and complaints == []
-    page.close()
-
-
-def test_the_app_says_what_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "find_spec", lambda name: None)
-    with pytest.raises(mct.InputError, match="Voila is not installed; run make app"):
-        app.serve(tmp_path / "app.ipynb")
-    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ MENDS = (
     (re.compile(r'<div class="sidebar-tree">'), '<div class="sidebar-tree" role="navigation" aria-label="All pages">'),
     (re.compile(r'<aside class="toc-drawer'), '<aside aria-label="This page" class="toc-drawer'),
     (re.compile(r'<div class="toc-tree">'), '<div class="toc-tree" role="navigation" aria-label="This page">'),
-    (re.compile(r'<h2 id="search-results">(.*?)</h2>'), r'<h1 id="search-results">\1</h1>'),
+    (re.compile(r'<div id="search-results">'), '<h1>Search</h1>\n<div id="search-results">'),
     (re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>"),  # parameters below each other, a list of definitions of nothing
      lambda found: f'<span class="sig-lines">{found[1].replace("<dd>", "<span>").replace("</dd>", "</span>")}</span>'),
 )
