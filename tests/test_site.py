@@ -93,6 +93,7 @@ def test_every_public_name_is_in_the_reference():
         assert any(f"{{py:{kind}}} {name}" in pages[room] for kind in ("class", "function", "exception")), name
     assert set(mct._ROOMS) <= set(pages)
     assert "{py:method} effects(masks" in pages["tracing"], "methods that a class inherits from another room"
+    assert "{py:data} Canvas\n:type: matplotlib.figure.Figure\n" in pages["plots"] and "suppressComposite" not in pages["plots"]
     assert "`corruption`: where the replacing values come from" in pages["tracing"]
     for text in pages.values():
         assert " at 0x" not in text

@@ -92,7 +92,7 @@ def _prose(thing, names=()) -> str:
 
 def _first(thing) -> str:
     """The first sentence of a docstring."""
-    return re.split(r"(?<=[.?!])(?<!al\.) (?=[A-Z`])", " ".join(_prose(thing).split("\n\n")[0].split()))[0].rstrip(":")
+    return re.split(r"(?<=[.?!])(?<!al\.) (?=[A-Z`]|\w+(?:, \w+)*: )", " ".join(_prose(thing).split("\n\n")[0].split()))[0].rstrip(":")
 
 
 def _directive(kind: str, head: str, body: str, depth: int = 4, **options) -> str:
@@ -127,7 +127,9 @@ def _member(name: str, member) -> str:
 
 def _entry(name: str, thing, room: str) -> str:
     where = f"In `mctrace_nb` itself: `mct.{name}`." if mctrace_nb._WHERE.get(name) == room.split(".")[1] else ""
-    options = {"module": f"{PACKAGE}.{room.split('.', 1)[1]}"}
+    options = {"module": room}
+    if getattr(thing, "__module__", PACKAGE).split(".")[0] != PACKAGE:  # taken from another package, which explains it
+        return _directive("data", name, where, type=f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__name__)}", **options)
     if inspect.isclass(thing):
         fields = [f.name for f in dataclasses.fields(thing)] if dataclasses.is_dataclass(thing) else []
         head = name + ("" if issubclass(thing, BaseException) else _signature(thing))
