@@ -42,7 +42,7 @@ def served(tmp_path_factory):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_app_is_driven_by_keyboard(served):
     """The first sliders of both explorers: reached by Tab, moved by an arrow key; picture and words follow, nothing is fetched from elsewhere."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -64,7 +64,7 @@ def test_the_app_is_driven_by_keyboard(served):
                     break
             assert page.evaluate("document.activeElement.getAttribute('role')") == "slider"
             page.keyboard.press("ArrowRight")
-            page.wait_for_function("([img, src]) => img.src != src", arg=[picture.element_handle(), before[0]], timeout=60_000)
+            expect(picture).not_to_have_attribute("src", before[0], timeout=60_000)
             assert words.inner_text() not in (before[1], "computing ...")
         assert [r for r in requests if not r.startswith((served, "data:", "blob:"))] == [] and complaints == []
         browser.close()
