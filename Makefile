@@ -2,11 +2,12 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 DONE := .venv/.installed
+APP := .venv/.app
 # Two processes of one thread each; two of two threads would get in each other's way on two cores.
 TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install trace study test test-quick test-long test-network notebooks lab student slides pages bench model clean
+.PHONY: help install trace study test test-quick test-long test-network notebooks lab app student slides pages site bench model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +45,13 @@ notebooks: $(DONE) ## execute all notebooks and save their outputs
 lab: $(DONE) ## open JupyterLab on the first notebook of the course
 	$(PY) -m jupyterlab notebooks/00_start_here.ipynb
 
+app: $(APP) ## two explorers for showing in class, on a page of their own in the browser
+	$(PY) -m mctrace_nb app
+
+$(APP): $(DONE)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[app]'
+	@touch $(APP)
+
 student: $(DONE) ## copies for students in build/student, and a source for nbgrader in build/nbgrader
 	$(PY) -m mctrace_nb course student
 
@@ -52,6 +60,9 @@ slides: $(DONE) ## the lecture version of each lesson in build/slides
 
 pages: $(DONE) ## every notebook as an HTML file that opens offline, in build/pages
 	$(PY) -m mctrace_nb course pages
+
+site: $(DONE) ## the README, all notebooks, guides and the reference as a book that opens offline, in build/site
+	$(PY) -m mctrace_nb site
 
 bench: $(DONE) ## measure speed and quality, write bench.json
 	$(PY) -m mctrace_nb bench --out bench.json

@@ -146,6 +146,33 @@ def _course(argv: list[str]) -> int:
     return 0
 
 
+def _site(argv: list[str]) -> int:
+    from mctrace_nb.errors import InputError
+    from mctrace_nb.site import SiteFailed, build
+
+    parser = _OneLine(prog="mctrace_nb site", description="Make the book of the project, which opens offline; nothing is run.")
+    parser.add_argument("--out", default="build/site", metavar="FOLDER")
+    try:
+        made = build(parser.parse_args(argv).out)
+    except InputError as error:
+        return _refused(parser.prog, error)
+    except SiteFailed as error:
+        print(*error.args, f"{parser.prog}: {len(error.args)} faults; nothing was written", sep="\n", file=sys.stderr)
+        return 1
+    print(f"done: open {made}")
+    return 0
+
+
+def _app(argv: list[str]) -> int:
+    from mctrace_nb.errors import InputError
+    from mctrace_nb.site.app import serve
+
+    try:
+        return serve("build/app/explore.ipynb", argv)
+    except InputError as error:
+        return _refused("mctrace_nb app", error)
+
+
 def _tasks(argv: list[str]) -> int:
     from mctrace_nb.errors import InputError
     from mctrace_nb.tasks import catalogue
@@ -171,6 +198,8 @@ COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
             "bench": (_bench, "measure speed and quality, write bench.json"),
             "notebooks": (_notebooks, "execute all notebooks and save their outputs"),
             "course": (_course, "student copies, slides, or pages of the notebooks"),
+            "site": (_site, "the book of the project, which opens offline"),
+            "app": (_app, "two explorers on a page of their own; options are Voila's, such as --port"),
             "tasks": (_tasks, "list every task, its source and licence"),
             "tutorial": (_tutorial, "train the tutorial model anew")}
 

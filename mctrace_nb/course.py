@@ -81,12 +81,13 @@ def page(notebook: NotebookNode, title: str, lecture: bool = False) -> str:
     return exporter.from_notebook_node(copy, resources={"lecture": lecture})[0]
 
 
-def _heading(notebook: NotebookNode) -> str:
+def heading(notebook: NotebookNode) -> str:
     found = re.search(r"^# (.+)", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
     return found[1] if found else "Notebook"
 
 
-def _read(path: Path) -> NotebookNode:
+def read(path: Path) -> NotebookNode:
+    """A notebook from a file. Raises InputError for what is none."""
     try:
         return nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat has errors of several kinds, of many lines
@@ -94,7 +95,7 @@ def _read(path: Path) -> NotebookNode:
 
 
 def _write(folder: str | Path, out: str | Path, suffix: str, make: Callable[[NotebookNode], NotebookNode | str], every: bool = False) -> list[Path]:
-    results = {path: make(_read(path)) for path in lessons(folder, every)}  # all of them before the first is written
+    results = {path: make(read(path)) for path in lessons(folder, every)}  # all of them before the first is written
     Path(out).mkdir(parents=True, exist_ok=True)
     made = []
     for path, result in results.items():
@@ -111,12 +112,12 @@ def students(folder: str | Path, out: str | Path) -> list[Path]:
 
 def lectures(folder: str | Path, out: str | Path) -> list[Path]:
     """Writes `out/slides`: each lesson as a lecture, step by step, without exercises, in one file that needs no network."""
-    return _write(folder, Path(out) / "slides", ".html", lambda n: page(n, _heading(n), lecture=True))
+    return _write(folder, Path(out) / "slides", ".html", lambda n: page(n, heading(n), lecture=True))
 
 
 def pages(folder: str | Path, out: str | Path) -> list[Path]:
     """Writes `out/pages`: every notebook as one HTML file that needs no network."""
-    return _write(folder, Path(out) / "pages", ".html", lambda n: page(n, _heading(n)), every=True)
+    return _write(folder, Path(out) / "pages", ".html", lambda n: page(n, heading(n)), every=True)
 
 
 FORMS = {"student": students, "slides": lectures, "pages": pages}

@@ -1,6 +1,8 @@
 """Shared fixtures: tiny models made on the spot, the tutorial model, and the assets that others wrote."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,14 @@ def asset(path: str) -> Path:
         message = f"asset {path} is not there (set MCTRACE_ASSETS to the folder of assets)"
         pytest.fail(message) if promised else pytest.skip(f"assets: {message}")
     return found
+
+
+def apart(folder: Path, *names: str) -> dict[str, str]:
+    """Installs packages at their pinned versions in a folder of their own; returns what the environment needs to find them."""
+    pinned = [p for p in (ROOT / "constraints.txt").read_text().split() if p.split("==")[0] in names]
+    assert len(pinned) == len(names)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, *pinned], check=True)
+    return {"PYTHONPATH": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,7 +8,7 @@ import sys
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, apart
 from test_browser import CHROMIUM, FLAGS, contrast
 
 import mctrace_nb as mct
@@ -59,10 +59,7 @@ def test_students_get_exercises_and_nothing_that_gives_them_away(made, name):
 def nbgrader(tmp_path_factory):
     """nbgrader in a folder of its own, as it would add menus to everybody's JupyterLab; returns the environment to run it in."""
     folder = tmp_path_factory.mktemp("nbgrader")
-    pinned = [p for p in (ROOT / "constraints.txt").read_text().split() if p.split("==")[0] in NBGRADER]
-    assert len(pinned) == len(NBGRADER)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, *pinned], check=True)
-    return {**os.environ, "PYTHONPATH": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return {**os.environ, **apart(folder, *NBGRADER)}
 
 
 @pytest.mark.slow
