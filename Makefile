@@ -6,7 +6,7 @@ DONE := .venv/.installed
 TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install trace study test test-quick test-long test-network notebooks lab student slides pages bench model clean
+.PHONY: help install trace study test test-quick test-long test-network notebooks lab student slides pages exam bench model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ slides: $(DONE) ## the lecture version of each lesson in build/slides
 
 pages: $(DONE) ## every notebook as an HTML file that opens offline, in build/pages
 	$(PY) -m mctrace_nb course pages
+
+exam: $(DONE) ## an exam drawn from the exercises, with its marking scheme, in build/exam
+	$(PY) -m mctrace_nb course exam
 
 bench: $(DONE) ## measure speed and quality, write bench.json
 	$(PY) -m mctrace_nb bench --out bench.json

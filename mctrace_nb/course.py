@@ -86,7 +86,8 @@ def _heading(notebook: NotebookNode) -> str:
     return found[1] if found else "Notebook"
 
 
-def _read(path: Path) -> NotebookNode:
+def read(path: Path) -> NotebookNode:
+    """A notebook. Raises InputError for a file that is none."""
     try:
         return nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat has errors of several kinds, of many lines
@@ -94,7 +95,7 @@ def _read(path: Path) -> NotebookNode:
 
 
 def _write(folder: str | Path, out: str | Path, suffix: str, make: Callable[[NotebookNode], NotebookNode | str], every: bool = False) -> list[Path]:
-    results = {path: make(_read(path)) for path in lessons(folder, every)}  # all of them before the first is written
+    results = {path: make(read(path)) for path in lessons(folder, every)}  # all of them before the first is written
     Path(out).mkdir(parents=True, exist_ok=True)
     made = []
     for path, result in results.items():

@@ -13,7 +13,9 @@ from test_browser import CHROMIUM, FLAGS, contrast
 
 import mctrace_nb as mct
 from mctrace_nb import check
+from mctrace_nb.__main__ import main
 from mctrace_nb.course import lectures, lessons, pages, students
+from mctrace_nb.exam import exam, misconceptions, questions
 
 NOTEBOOKS = ROOT / "notebooks"
 NBGRADER = ("nbgrader", "notebook", "alembic", "mako", "rapidfuzz", "sqlalchemy")  # what it needs beyond the test packages
@@ -108,6 +110,47 @@ def test_a_folder_without_lessons_is_refused(tmp_path):
         (tmp_path / "notes.ipynb").write_text("no JSON")
         pages(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_exercise_and_recall_question_can_be_examined():
+    for path in lessons(NOTEBOOKS):
+        found = questions(path)
+        recalls, exercises = ([q for q in found if q.title.startswith("recall") == recall] for recall in (True, False))
+        assert len(exercises) == number_of_exercises(path) and len(recalls) == 5, path.name
+        for number, q in enumerate(exercises, 1):
+            assert "NotImplementedError" in q.asked and "### BEGIN" not in q.asked and "### BEGIN SOLUTION" in q.marked
+            assert q.minutes >= 3 and len(misconceptions(f"nb{q.lesson}", number)) >= 2, q.title
+        assert all("details" not in q.asked + q.marked and q.asked.endswith(("?", ".")) for q in recalls)
+    said = misconceptions("nb03", 1)
+    assert any("you gave the joint effect" in line for line in said) and not any("Tried on" in line or "have their interactions" in line for line in said)
+
+
+def test_an_exam_is_drawn_within_its_time_and_its_marks_add_up(tmp_path, capsys):
+    """The same seed gives the same exam, another one another; students read no answer, markers all of them."""
+    texts = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert main(["course", "exam", str(NOTEBOOKS), "--out", str(tmp_path / name), "--lessons", "01,03,10", "--minutes", "60", "--seed", str(seed)]) == 0
+        texts[name] = [(tmp_path / name / "exam" / f"{form}.md").read_text() for form in ("exam", "marking")]
+    assert texts["a"] == texts["b"] != texts["c"] and "2 files in" in capsys.readouterr().out
+    given, marking = texts["a"]
+    heads = re.findall(r"^## \d+\. Lesson (\d\d), (.+): (\d) points, (\d+) minutes$", given, re.M)
+    count, points, minutes = map(int, re.search(r"(\d+) questions, (\d+) points, (\d+) minutes", given).groups())
+    assert heads == re.findall(r"^## \d+\. Lesson (\d\d), (.+): (\d) points, (\d+) minutes$", marking, re.M) and len(heads) == count
+    assert {h[0] for h in heads} == {"01", "03", "10"} and 50 <= minutes <= 60
+    assert points == sum(int(h[2]) for h in heads) and minutes == sum(int(h[3]) for h in heads)
+    assert "SOLUTION" not in given and marking.count("### BEGIN SOLUTION") == given.count("NotImplementedError") > 0
+    for path in lessons(NOTEBOOKS):
+        for q in questions(path):
+            assert q.asked not in given or q.marked in marking
+            assert q.marked not in given
+
+
+def test_an_exam_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(mct.InputError, match="lesson '77'|'77'"):
+        exam(NOTEBOOKS, tmp_path, chosen=["77"])
+    with pytest.raises(mct.InputError, match="fits into 1 minutes; give at least 3"):
+        exam(NOTEBOOKS, tmp_path, minutes=1)
+    assert not (tmp_path / "exam").exists()
 
 
 @pytest.mark.slow
