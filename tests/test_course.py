@@ -202,3 +202,32 @@ def test_a_lecture_goes_step_by_step(html):
         text = page.evaluate("document.body.textContent")
         assert "NotImplementedError" not in text and "For teachers" not in text and "### BEGIN" not in text
         browser.close()
+
+
+def test_the_teaching_page_has_the_times_of_the_lessons():
+    rows = re.findall(r"^\| \[(\d\d) [^\]]+\]\((\S+)\) \| (\d+) \| (\d+) \| \d+ \|$", (NOTEBOOKS / "teaching.md").read_text(), re.M)
+    assert [name for _, name, *_ in rows] == [path.name for path in lessons(NOTEBOOKS)]
+    for path, (_, _, reading, exercises) in zip(lessons(NOTEBOOKS), rows):
+        said = re.search(r"\| Time \| (\d+) minutes", "\n".join(c.source for c in read(path).cells))
+        assert (said[1], int(exercises)) == (reading, sum(q.minutes for q in questions(path) if not q.title.startswith("recall"))), path.name
+
+
+def test_the_reading_path_names_each_work_once_and_our_numbers_are_the_readme_s():
+    text = (NOTEBOOKS / "reading.md").read_text()
+    works, ours = text.split("## The three papers of the kit")
+    links = re.findall(r"\((https://(?:arxiv\.org/abs|doi\.org)/\S+?)\)", works)
+    assert len(links) == len(set(links)) == works.count("Take:") == works.count("Open:") == 35
+    assert re.findall(r"^## (\d\d) ", works, re.M) == ["00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "13"]
+    measured = re.findall(r"(?<![\d.])[+-]?\d+\.\d+(?![\d.])", re.sub(r"\d{4}\.\d{5}", "", ours))
+    readme = (ROOT / "README.md").read_text()
+    assert len(measured) > 20 and not [number for number in measured if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", readme)]
+
+
+@pytest.mark.parametrize("page", ["reading.md", "teaching.md", *(f"howto/{p.name}" for p in (NOTEBOOKS / "howto").glob("*.md"))])
+def test_links_of_the_pages_lead_somewhere(page):
+    path = NOTEBOOKS / page
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]+)(?:#([\w-]+))?\)", path.read_text()):
+        there = path.parent / target
+        assert there.is_file(), f"{page}: {target}"
+        heads = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", there.read_text(), re.M)] if anchor else [None]
+        assert (anchor or None) in heads, f"{page}: {target}#{anchor}"
