@@ -139,7 +139,7 @@ def test_an_exam_is_drawn_within_its_time_and_its_marks_add_up(tmp_path, capsys)
     assert {h[0] for h in heads} == {"01", "03", "10"} and 50 <= minutes <= 60
     assert points == sum(int(h[2]) for h in heads) and minutes == sum(int(h[3]) for h in heads)
     assert "SOLUTION" not in given and marking.count("### BEGIN SOLUTION") == given.count("NotImplementedError") > 0
-    for path in lessons(NOTEBOOKS):
+    for path in (p for p in lessons(NOTEBOOKS) if p.stem[:2] in ("01", "03", "10")):
         for q in questions(path):
             assert q.asked not in given or q.marked in marking
             assert q.marked not in given
