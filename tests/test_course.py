@@ -131,7 +131,10 @@ def test_an_exam_is_drawn_within_its_time_and_its_marks_add_up(tmp_path, capsys)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert main(["course", "exam", str(NOTEBOOKS), "--out", str(tmp_path / name), "--lessons", "01,03,10", "--minutes", "60", "--seed", str(seed)]) == 0
         texts[name] = [(tmp_path / name / "exam" / f"{form}.md").read_text() for form in ("exam", "marking")]
-    assert texts["a"] == texts["b"] != texts["c"] and "2 files in" in capsys.readouterr().out
+    assert texts["a"] == texts["b"] and texts["a"][0].split("## 1.")[1] != texts["c"][0].split("## 1.")[1]
+    whole = exam(NOTEBOOKS, tmp_path / "d")[0].read_text()  # spread over the course
+    assert {path.stem[:2] for path in lessons(NOTEBOOKS)} == set(re.findall(r"^## \d+\. Lesson (\d\d)", whole, re.M))
+    assert "2 files in" in capsys.readouterr().out
     given, marking = texts["a"]
     heads = re.findall(r"^## \d+\. Lesson (\d\d), (.+): (\d) points, (\d+) minutes$", given, re.M)
     count, points, minutes = map(int, re.search(r"(\d+) questions, (\d+) points, (\d+) minutes", given).groups())
