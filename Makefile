@@ -7,7 +7,7 @@ APP := .venv/.app
 TWO := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install trace study test test-quick test-long test-network notebooks lab app student slides pages site bench model clean
+.PHONY: help install trace study test test-quick test-long test-network notebooks lab app student slides pages site exam bench model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ pages: $(DONE) ## every notebook as an HTML file that opens offline, in build/pa
 
 site: $(DONE) ## the README, all notebooks, guides and the reference as a book that opens offline, in build/site
 	$(PY) -m mctrace_nb site
+
+exam: $(DONE) ## an exam drawn from the exercises, with its marking scheme, in build/exam
+	$(PY) -m mctrace_nb course exam
 
 bench: $(DONE) ## measure speed and quality, write bench.json
 	$(PY) -m mctrace_nb bench --out bench.json

@@ -131,14 +131,22 @@ def _notebooks(argv: list[str]) -> int:
 def _course(argv: list[str]) -> int:
     from mctrace_nb.course import FORMS
     from mctrace_nb.errors import InputError
+    from mctrace_nb.exam import exam
 
-    parser = _OneLine(prog="mctrace_nb course", description="Make the notebooks into student copies, slides, or pages; nothing is run.")
-    parser.add_argument("form", choices=FORMS)
+    parser = _OneLine(prog="mctrace_nb course", description="Make the notebooks into student copies, slides, pages, or an exam; nothing is run.")
+    parser.add_argument("form", choices=[*FORMS, "exam"])
     parser.add_argument("folder", nargs="?", default="notebooks")
     parser.add_argument("--out", default="build", metavar="FOLDER")
+    asked = parser.add_argument_group("exam")
+    asked.add_argument("--seed", type=int, default=0, help="another seed draws other questions (default 0)")
+    asked.add_argument("--lessons", default="", metavar="01,03", help="the lessons to draw from (default all)")
+    asked.add_argument("--minutes", type=int, default=90, help="how long it may take (default 90)")
     given = parser.parse_args(argv)
     try:
-        made = FORMS[given.form](given.folder, given.out)
+        if given.form == "exam":
+            made = exam(given.folder, given.out, given.seed, [x.strip() for x in given.lessons.split(",") if x.strip()], given.minutes)
+        else:
+            made = FORMS[given.form](given.folder, given.out)
     except InputError as error:
         return _refused(parser.prog, error)
     for folder in dict.fromkeys(path.parent for path in made):
@@ -197,7 +205,7 @@ COMMANDS = {"trace": (_trace, "trace a behaviour and leave a report"),
             "sweep": (_sweep, "a study: many traces, in parallel, that may be stopped and go on"),
             "bench": (_bench, "measure speed and quality, write bench.json"),
             "notebooks": (_notebooks, "execute all notebooks and save their outputs"),
-            "course": (_course, "student copies, slides, or pages of the notebooks"),
+            "course": (_course, "student copies, slides, pages, or an exam, of the notebooks"),
             "site": (_site, "the book of the project, which opens offline"),
             "app": (_app, "two explorers on a page of their own; options are Voila's, such as --port"),
             "tasks": (_tasks, "list every task, its source and licence"),

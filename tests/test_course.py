@@ -13,7 +13,9 @@ from test_browser import CHROMIUM, FLAGS, contrast
 
 import mctrace_nb as mct
 from mctrace_nb import check
+from mctrace_nb.__main__ import main
 from mctrace_nb.course import lectures, lessons, pages, students
+from mctrace_nb.exam import exam, misconceptions, questions
 
 NOTEBOOKS = ROOT / "notebooks"
 NBGRADER = ("nbgrader", "notebook", "alembic", "mako", "rapidfuzz", "sqlalchemy")  # what it needs beyond the test packages
@@ -107,6 +109,50 @@ def test_a_folder_without_lessons_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_every_exercise_and_recall_question_can_be_examined():
+    for path in lessons(NOTEBOOKS):
+        found = questions(path)
+        recalls, exercises = ([q for q in found if q.title.startswith("recall") == recall] for recall in (True, False))
+        assert len(exercises) == number_of_exercises(path) and len(recalls) == 5, path.name
+        for number, q in enumerate(exercises, 1):
+            assert "NotImplementedError" in q.asked and "### BEGIN" not in q.asked and "### BEGIN SOLUTION" in q.marked
+            assert q.minutes >= 3 and len(misconceptions(f"nb{q.lesson}", number)) >= 2, q.title
+        assert all("details" not in q.asked + q.marked and q.asked.endswith(("?", ".")) for q in recalls)
+    said = misconceptions("nb03", 1)
+    assert any("you gave the joint effect" in line for line in said) and not any("Tried on" in line or "have their interactions" in line for line in said)
+
+
+def test_an_exam_is_drawn_within_its_time_and_its_marks_add_up(tmp_path, capsys):
+    """The same seed gives the same exam, another one another; students read no answer, markers all of them."""
+    texts = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert main(["course", "exam", str(NOTEBOOKS), "--out", str(tmp_path / name), "--lessons", "01,03,10", "--minutes", "60", "--seed", str(seed)]) == 0
+        texts[name] = [(tmp_path / name / "exam" / f"{form}.md").read_text() for form in ("exam", "marking")]
+    assert texts["a"] == texts["b"] and texts["a"][0].split("## 1.")[1] != texts["c"][0].split("## 1.")[1]
+    whole = exam(NOTEBOOKS, tmp_path / "d")[0].read_text()  # spread over the course
+    assert {path.stem[:2] for path in lessons(NOTEBOOKS)} == set(re.findall(r"^## \d+\. Lesson (\d\d)", whole, re.M))
+    assert "2 files in" in capsys.readouterr().out
+    given, marking = texts["a"]
+    heads = re.findall(r"^## \d+\. Lesson (\d\d), (.+): (\d) points, (\d+) minutes$", given, re.M)
+    count, points, minutes = map(int, re.search(r"(\d+) questions, (\d+) points, (\d+) minutes", given).groups())
+    assert heads == re.findall(r"^## \d+\. Lesson (\d\d), (.+): (\d) points, (\d+) minutes$", marking, re.M) and len(heads) == count
+    assert {h[0] for h in heads} == {"01", "03", "10"} and 50 <= minutes <= 60
+    assert points == sum(int(h[2]) for h in heads) and minutes == sum(int(h[3]) for h in heads)
+    assert "SOLUTION" not in given and marking.count("### BEGIN SOLUTION") == given.count("NotImplementedError") > 0
+    for path in (p for p in lessons(NOTEBOOKS) if p.stem[:2] in ("01", "03", "10")):
+        for q in questions(path):
+            assert q.asked not in given or q.marked in marking
+            assert q.marked not in given
+
+
+def test_an_exam_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(mct.InputError, match="lesson '77'|'77'"):
+        exam(NOTEBOOKS, tmp_path, chosen=["77"])
+    with pytest.raises(mct.InputError, match="fits into 1 minutes; give at least 3"):
+        exam(NOTEBOOKS, tmp_path, minutes=1)
+    assert not (tmp_path / "exam").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -156,3 +202,32 @@ def test_a_lecture_goes_step_by_step(html):
         text = page.evaluate("document.body.textContent")
         assert "NotImplementedError" not in text and "For teachers" not in text and "### BEGIN" not in text
         browser.close()
+
+
+def test_the_teaching_page_has_the_times_of_the_lessons():
+    rows = re.findall(r"^\| \[(\d\d) [^\]]+\]\((\S+)\) \| (\d+) \| (\d+) \| \d+ \|$", (NOTEBOOKS / "teaching.md").read_text(), re.M)
+    assert [name for _, name, *_ in rows] == [path.name for path in lessons(NOTEBOOKS)]
+    for path, (_, _, reading, exercises) in zip(lessons(NOTEBOOKS), rows):
+        said = re.search(r"\| Time \| (\d+) minutes", "\n".join(c.source for c in read(path).cells))
+        assert (said[1], int(exercises)) == (reading, sum(q.minutes for q in questions(path) if not q.title.startswith("recall"))), path.name
+
+
+def test_the_reading_path_names_each_work_once_and_our_numbers_are_the_readme_s():
+    text = (NOTEBOOKS / "reading.md").read_text()
+    works, ours = text.split("## The three papers of the kit")
+    links = re.findall(r"\((https://(?:arxiv\.org/abs|doi\.org)/\S+?)\)", works)
+    assert len(links) == len(set(links)) == works.count("Take:") == works.count("Open:") == 35
+    assert re.findall(r"^## (\d\d) ", works, re.M) == ["00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "13"]
+    measured = re.findall(r"(?<![\d.])[+-]?\d+\.\d+(?![\d.])", re.sub(r"\d{4}\.\d{5}", "", ours))
+    readme = (ROOT / "README.md").read_text()
+    assert len(measured) > 20 and not [number for number in measured if not re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", readme)]
+
+
+@pytest.mark.parametrize("page", ["reading.md", "teaching.md", *(f"howto/{p.name}" for p in (NOTEBOOKS / "howto").glob("*.md"))])
+def test_links_of_the_pages_lead_somewhere(page):
+    path = NOTEBOOKS / page
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]+)(?:#([\w-]+))?\)", path.read_text()):
+        there = path.parent / target
+        assert there.is_file(), f"{page}: {target}"
+        heads = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", there.read_text(), re.M)] if anchor else [None]
+        assert (anchor or None) in heads, f"{page}: {target}#{anchor}"
