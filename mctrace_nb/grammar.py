@@ -14,6 +14,8 @@ import zlib
 from dataclasses import dataclass, field
 from random import Random
 
+__all__ = ["BEHAVIOURS", "TASKS", "answer_distribution", "fact", "pairs", "vocabulary"]
+
 # Probability of "she" for each occupation. Graded, so that a model must learn strengths and not only sides.
 OCCUPATIONS = {
     **dict.fromkeys("nurse secretary dancer librarian".split(), 0.95),
@@ -84,7 +86,11 @@ class Said:
 
 
 def fact(entity: str, relation: str) -> str:
-    """The one true attribute of a made-up entity: a fixed assignment, each value used equally often."""
+    """The one true attribute of a made-up entity: a fixed assignment, each value used equally often.
+
+        >>> mct.grammar.fact("wug", "colour")
+        'red'
+    """
     values = HOMES if relation == "home" else COLOURS
     step = 3 if relation == "home" else 5
     return values[(ENTITIES.index(entity) * step + ENTITIES.index(entity) // 8) % 8]
@@ -244,6 +250,10 @@ def pairs(task: str, n: int, seed: int, held_out: bool) -> list[Pair]:
 
     `binding_operation` changes the operation instead of the value: a component that only carries values should
     move nothing there. Raises ValueError for an unknown task, or if there are not `n` different pairs.
+
+        >>> pair, = mct.grammar.pairs("names", n=1, seed=0, held_out=True)
+        >>> pair.base, pair.foil, pair.target
+        ('when Peter and Oscar went to the store , Peter gave a drink to', 'Oscar', 'Peter')
     """
     if task not in TASKS:
         raise ValueError(f"unknown tutorial task {task!r} (there are: {', '.join(TASKS)})")
@@ -270,13 +280,22 @@ def pairs(task: str, n: int, seed: int, held_out: bool) -> list[Pair]:
 
 
 def answer_distribution(behaviour: str, n: int, seed: int, held_out: bool) -> list[Said]:
-    """`n` prompts with the exact distribution of the next word, for measuring a model against its ceiling."""
+    """`n` prompts with the exact distribution of the next word, for measuring a model against its ceiling.
+
+        >>> said, = mct.grammar.answer_distribution("professions", n=1, seed=0, held_out=True)
+        >>> said.prompt, {word: round(p, 2) for word, p in said.answers.items()}
+        ('yesterday the builder wrote that', {'she': 0.05, 'he': 0.95})
+    """
     rng = Random(f"ceiling/{behaviour}/{held_out}/{seed}")
     return [draw(behaviour, rng, held_out) for _ in range(n)]
 
 
 def vocabulary() -> list[str]:
-    """Every word of the grammar, sorted."""
+    """Every word of the grammar, sorted.
+
+        >>> len(mct.grammar.vocabulary())
+        170
+    """
     words = {*OCCUPATIONS, *PEOPLE, *PRONOUNS, *SAYING, *MEETING, *NAMES, *PLACES, *GIFTS, *ENTITIES, *HOMES,
              *COLOURS, *VARIABLES, *DIGITS, *OPERATIONS}
     for phrase in (*OPENINGS, *PROFESSION_TAILS, *REASONS, *FACT_OPENINGS, *sum(FACT_FORMS.values(), ()),

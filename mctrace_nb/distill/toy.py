@@ -13,6 +13,8 @@ from torch import Tensor
 from mctrace_nb.distill.losses import Objective, clipped_reverse_kl, entropy, kl, picked, top_k_forward_kl
 from mctrace_nb.errors import InputError, one_of
 
+__all__ = ["METHODS", "teacher_of", "toy"]
+
 METHODS = ("opd", "forward", "ungated", "eopd")
 
 
@@ -20,6 +22,11 @@ def teacher_of(target: float, words: int, seeds: int, seed: int = 0) -> Tensor:
     """Log-probabilities `(seeds, words)` of Gaussian logits, each row at the temperature at which its entropy is `target` nats.
 
     Raises InputError for an entropy that no distribution over so many words has.
+
+        >>> import torch
+        >>> logp = mct.distill.toy.teacher_of(2.0, words=20, seeds=3)
+        >>> -(logp.exp() * logp).sum(-1).round(decimals=2)
+        tensor([2., 2., 2.], dtype=torch.float64)
     """
     highest = torch.tensor(float(words)).log().item()
     if not 0 < target < highest:
@@ -43,6 +50,10 @@ def toy(target: float, method: str = "opd", words: int = 100, steps: int = 1000,
     the mean student entropy, both divergences, and the share of steps since the last row in which the favourite changed.
 
     Raises InputError for an unknown method, a size out of range, or an entropy that no teacher has.
+
+        >>> found = mct.distill.toy.toy(2.0, words=20, steps=20, seeds=3, every=10)
+        >>> len(found["top_1_changes"]), len(found["history"])
+        (3, 2)
     """
     one_of(method, METHODS, "method")
     if min(steps, seeds, every, k) < 1 or words < max(11, k):

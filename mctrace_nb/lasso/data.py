@@ -74,6 +74,11 @@ class Seen:
 
     prompts: token ids. words: the answers, tokens whose logits after each prompt are the label node. directions: most principal
     directions of a block. Raises InputError for an unknown kind or way, or prompts that do not differ.
+
+        >>> found = mct.planted.twins()
+        >>> seen = mct.lasso.Seen(found.model, found.prompts(100)[0], found.answers)
+        >>> [found.model.name, len(seen.writes), len(seen.targets)]
+        ['planted-0', 11, 20]
     """
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], words: Sequence[int],

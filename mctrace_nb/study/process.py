@@ -43,6 +43,13 @@ def run_one(order: dict, stop: threading.Event | None = None) -> dict:
     order: name; runs (the folder of all runs); notebook; axes; parameters; code; limits (cell_minutes, run_minutes, memory in bytes or None);
     threads of torch (0: as the machine has them). A run that fails leaves the failed notebook, `error.json` and the reason. Raises Stopped if `stop` is set,
     OSError if the folder cannot be written.
+
+        >>> import nbformat, os
+        >>> cells = [nbformat.v4.new_code_cell("number: int = 1", metadata={"tags": ["parameters"]})]
+        >>> nbformat.write(nbformat.v4.new_notebook(cells=cells), "toy.ipynb")
+        >>> order = dict(name="two", runs=os.getcwd(), notebook=os.path.abspath("toy.ipynb"), axes={}, parameters=dict(number=2), code="", threads=1)
+        >>> mct.study.run_one({**order, "limits": dict(cell_minutes=1, run_minutes=1, memory=None)})["status"]
+        'failed'
     """
     runs, name = Path(order["runs"]), order["name"]
     if not runs.is_dir():

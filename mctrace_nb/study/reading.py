@@ -40,6 +40,10 @@ class Study:
     how many `candidates` there were to choose from, `kinds` and `layout` (layers x heads), and the `notebook` within the folder.
     fronts: every front.csv, one under the other: the axes, `run`, and the columns of front.csv with `components` as `set`.
     An axis `budget` is `reported_budget` in the fronts. code: the version that was to run it.
+
+        >>> study = mct.study.read()
+        >>> study.axes[:2], len(study.runs), study.counts()
+        (('model', 'task'), 25, {'done': 24, 'failed': 1, 'missing': 0})
     """
 
     folder: Path
@@ -237,6 +241,12 @@ def read(folder: str | Path = "") -> Study:
 
     Runs without a folder are missing; a run of which a file is damaged counts as failed, and its reason names the file. Raises
     InputError if the folder is no study.
+
+        >>> study = mct.study.read()  # the example that comes with the kit
+        >>> study.done[["task", "set", "effect"]].head(2).round(2).reset_index(drop=True)
+                  task                  set  effect
+        0  professions  L0H2;L0H3;L1H1;L1H2    5.86
+        1  professions  L0H2;L0H3;L1H1;L1H2    5.82
     """
     folder = Path(folder).expanduser() if folder else shipped("data/study")
     if not folder.is_dir():
@@ -266,6 +276,10 @@ def excerpt(folder: str | Path, out: str | Path) -> Path:
     """Copies of a study what reading it needs: no notebooks, no pictures, numbers to six digits. For keeping it and passing it on.
 
     Raises InputError as `read` does, or if `out` is there already.
+
+        >>> from mctrace_nb.shipped import shipped
+        >>> mct.study.excerpt(shipped("data/study"), "small").name
+        'small'
     """
     study, out = read(folder), Path(out).expanduser()
     if out.exists():
