@@ -120,6 +120,8 @@ def next_tokens(lm: LanguageModel, prompt: str | Sequence[int], selection: Selec
                 counterfactual: str | Sequence[int] | None = None, subject: tuple[int, int] | None = None, top: int = 5):
     """A frame of the most likely next tokens after a prompt: token, id, probability; with a selection applied, if given.
 
+    Raises InputError for an empty prompt, an unknown word, or a selection that cannot be applied so (see `apply`).
+
         >>> mct.next_tokens(model, "the nurse said that", top=2).round(3)
           token   id  probability
         0   she  139        0.927
@@ -138,6 +140,8 @@ def continuation(lm: LanguageModel, prompt: str | Sequence[int], selection: Sele
                  counterfactual: str | Sequence[int] | None = None, subject: tuple[int, int] | None = None,
                  tokens: int = 20) -> str:
     """What the model writes after a prompt, greedily, up to so many tokens; with a selection applied, if given.
+
+    Raises InputError as `next_tokens` does.
 
         >>> mct.continuation(model, "the nurse said that", tokens=4)
         'she was happy .'

@@ -113,8 +113,7 @@ def _join(*words: str) -> str:
 def _say_professions(p: dict) -> Said:
     prompt = _join(p["opening"], "the", p["who"], p["verb"], "that")
     she = {**OCCUPATIONS, **PEOPLE}[p["who"]]
-    return Said(prompt, {"she": she, "he": 1 - she}, _join(p["tail"], "."),
-                f"professions|{p['opening']}|{p['who']}|{p['verb']}", p)
+    return Said(prompt, {"she": she, "he": 1 - she}, _join(p["tail"], "."), f"professions|{p['opening']}|{p['who']}|{p['verb']}", p)
 
 
 def _draw_professions(rng: Random) -> dict:
@@ -127,8 +126,7 @@ def _say_coreference(p: dict) -> Said:
     first, second = p["occupations"]
     prompt = _join("the", first, p["verb"], "the", second, "because", p["pronoun"], p["reason"], "; who ? the")
     fits = [OCCUPATIONS[w] if p["pronoun"] == "she" else 1 - OCCUPATIONS[w] for w in (first, second)]
-    return Said(prompt, {first: fits[0] / sum(fits), second: fits[1] / sum(fits)}, ".",
-                f"coreference|{first}|{second}|{p['verb']}", p)
+    return Said(prompt, {first: fits[0] / sum(fits), second: fits[1] / sum(fits)}, ".", f"coreference|{first}|{second}|{p['verb']}", p)
 
 
 def _draw_coreference(rng: Random) -> dict:
@@ -148,14 +146,12 @@ def _say_names(p: dict) -> Said:
 
 
 def _draw_names(rng: Random) -> dict:
-    return dict(names=tuple(rng.sample(NAMES, 2)), giver=rng.randrange(2),
-                place=rng.choice(PLACES), gift=rng.choice(GIFTS))
+    return dict(names=tuple(rng.sample(NAMES, 2)), giver=rng.randrange(2), place=rng.choice(PLACES), gift=rng.choice(GIFTS))
 
 
 def _say_facts(p: dict) -> Said:
     prompt = _join(FACT_OPENINGS[p["opening"]], FACT_FORMS[p["relation"]][p["form"]].format(p["entity"]))
-    return Said(prompt, {fact(p["entity"], p["relation"]): 1.0}, ".",
-                f"facts|{p['opening']}|{p['relation']}|{p['form']}", p)
+    return Said(prompt, {fact(p["entity"], p["relation"]): 1.0}, ".", f"facts|{p['opening']}|{p['relation']}|{p['form']}", p)
 
 
 def _draw_facts(rng: Random) -> dict:
@@ -184,10 +180,8 @@ def _draw_binding(rng: Random) -> dict:
     return dict(values=values, queries=queries)
 
 
-_DRAW = dict(professions=_draw_professions, coreference=_draw_coreference, names=_draw_names,
-             facts=_draw_facts, binding=_draw_binding)
-_SAY = dict(professions=_say_professions, coreference=_say_coreference, names=_say_names,
-            facts=_say_facts, binding=_say_binding)
+_DRAW = dict(professions=_draw_professions, coreference=_draw_coreference, names=_draw_names, facts=_draw_facts, binding=_draw_binding)
+_SAY = dict(professions=_say_professions, coreference=_say_coreference, names=_say_names, facts=_say_facts, binding=_say_binding)
 
 
 def draw(behaviour: str, rng: Random, held_out: bool = False) -> Said:

@@ -133,10 +133,11 @@ class Answers:
     effect when rounded, that of the relaxation which was not told the optimum (`untold`), and the effect of each method. ranks: a row
     a task, kind and seed. clouds: for each of those the transformed objective and the mean effect of every subset, (2^N,) each.
 
-        >>> answers = mct.referee.ask([mct.Trace(model, task, "attn_block")], budgets=[1])
-        >>> answers.cases[["budget", "optimum", "relaxed"]].round(2)
-           budget  optimum  relaxed
-        0       1     9.55     9.55
+        >>> import pandas as pd
+        >>> answers = mct.referee.Answers(pd.DataFrame({"budget": [1, 2], "optimum": [0.0, 9.5]}), ranks=None, clouds={})
+        >>> answers.worth  # cases in which there is something to find
+           budget  optimum
+        1       2      9.5
     """
 
     cases: object

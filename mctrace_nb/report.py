@@ -130,8 +130,7 @@ def sections(comparison: Comparison, positions_of: str = "", sure: Stability | N
         Section("prompts", "On each prompt", per_prompt(comparison),
                 "The best set's effect on every single prompt. A line that stays near zero for long, or below it, means that the "
                 "mean speaks for some prompts only."),
-        Section("singles", "Each component alone",
-                plots.singles(trace.single_effects(), unit),
+        Section("singles", "Each component alone", plots.singles(trace.single_effects(), unit),
                 "What top-k sees: the effect of one replacement at a time, with 95 % intervals over prompts. Bars need "
                 "not add up to a joint effect."),
     ]
@@ -196,15 +195,13 @@ def _plain(data):
 
 
 def earlier(folder: str | Path) -> dict[str, Selection]:
-    """The best set of an earlier run, by the name of its folder, to be measured elsewhere: for `compare(others=...)`.
+    """The best set of an earlier run, under "the set of" and the name of its folder, to be measured elsewhere: for `compare(others=...)`.
 
     Raises InputError if the folder holds no `result.json` of a run.
 
-        >>> path = mct.report.write("first", mct.compare(trace, "greedy", budgets=[1, 2], budget=2))
-        >>> for name, selection in mct.report.earlier("first").items():
-        ...     print(name, selection.components)
-        ...
-        the set of first ('L1H2', 'L2H2')
+        >>> from mctrace_nb.shipped import shipped
+        >>> [s.components for s in mct.report.earlier(shipped("data/study/runs/tutorial-2-binding_operation-head_output-0-counterfactual-37c166bd")).values()]
+        [('?',)]
     """
     path = Path(folder) / "result.json"
     try:

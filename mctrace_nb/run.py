@@ -14,7 +14,7 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.parameters import NOTEBOOK, validate
 from mctrace_nb.shipped import shipped
 
-__all__ = ["AnalysisFailed", "analyse", "execute", "execute_notebooks"]
+__all__ = ["AnalysisFailed", "analyse", "execute_notebooks"]
 
 MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
 QUIET = ["--log-level=ERROR"]  # kernels warn at every start about a transport that never leaves the machine
@@ -102,14 +102,6 @@ def execute(notebook: str | Path, made: Path, parameters: dict, cell_seconds: fl
 
     log: to papermill's logger. Raises AnalysisFailed if a cell failed, took longer than `cell_seconds`, or raised an error where nobody was
     told, as in a widget's callback; or if the kernel died.
-
-        >>> import nbformat
-        >>> from pathlib import Path
-        >>> cells = [nbformat.v4.new_code_cell("number: int = 1", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("number + 1")]
-        >>> nbformat.write(nbformat.v4.new_notebook(cells=cells), "sum.ipynb")
-        >>> mct.run.execute("sum.ipynb", Path("done.ipynb"), dict(number=2))
-        >>> nbformat.read("done.ipynb", 4).cells[-1].outputs[0].data
-        {'text/plain': '3'}
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError

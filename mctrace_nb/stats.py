@@ -83,7 +83,7 @@ def _too_few(n: int, groups: Sequence[str] | None, parts: Sequence[int] | None) 
 
 def estimate(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
              parts: Sequence[int] | None = None) -> Estimate:
-    """Mean and interval (see there) of per-prompt values `(n,)`.
+    """Mean and interval of per-prompt values `(n,)`; groups, draws, seed and parts as in `bootstrap`.
 
         >>> print(mct.stats.estimate([1.0, 2.0, 4.0, 8.0], groups=["a", "a", "b", "c"]))
         3.750 [1.500, 8.000] (n = 4)

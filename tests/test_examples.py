@@ -13,7 +13,7 @@ import pytest
 import mctrace_nb as mct
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-SLOW = {"mctrace_nb.study.sweep", "mctrace_nb.study.run_one", "mctrace_nb.run.execute"}  # they start kernels
+SLOW = {"mctrace_nb.study.sweep", "mctrace_nb.report.write"}  # notebooks and all figures
 
 
 def of_room(room: ModuleType, path: str):

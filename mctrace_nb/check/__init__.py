@@ -33,17 +33,21 @@ def __getattr__(name: str):
 class NotYet(Exception):
     """Says what is wrong with a learner's function, and what is misunderstood.
 
-        >>> mct.check.expect(1 + 1 == 3, "one and one are two")
+        >>> raise mct.check.NotYet("heads are counted from 0")
         Traceback (most recent call last):
             ...
-        mctrace_nb.check.NotYet: one and one are two
+        mctrace_nb.check.NotYet: heads are counted from 0
     """
 
 
 def expect(condition, misconception: str) -> None:
     """Raises NotYet unless the condition holds.
 
-        >>> mct.check.expect(1 + 1 == 2, "one and one are two")
+        >>> mct.check.expect(abs(0.1 + 0.2 - 0.3) < mct.check.ROUNDING, "sums of floats are rounded")
+        >>> mct.check.expect(0.1 + 0.2 == 0.3, "sums of floats are rounded")
+        Traceback (most recent call last):
+            ...
+        mctrace_nb.check.NotYet: sums of floats are rounded
     """
     if not condition:
         raise NotYet(misconception)

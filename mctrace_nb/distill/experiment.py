@@ -31,7 +31,7 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
 from mctrace_nb.shipped import shipped
 
-__all__ = ["Plan", "calibrated_tau", "evaluate", "experiment", "histories", "load", "load_student", "load_teacher", "prompts", "results", "summary"]
+__all__ = ["Plan", "calibrated_tau", "evaluate", "experiment", "load", "load_student", "load_teacher", "prompts", "summary"]
 
 EVALUATION_SEED = 2000  # of held-out problems, the same for every run; sizes and recipes were chosen on seed 1000
 FULL = "eopd_full"  # EOPD whose forward KL sees the whole vocabulary
@@ -257,15 +257,7 @@ def end_with_parent() -> None:
 
 
 def results(out: Path) -> pd.DataFrame:
-    """A row per finished run.
-
-        >>> from mctrace_nb.distill import experiment, loop, models
-        >>> training, start = loop.Training(steps=1, batch=8), models.Recipe(layers=2, width=36, steps=1)
-        >>> plan = experiment.Plan(("opd",), (), (0,), training=training, start=start, problems=2, answers=8)
-        >>> table = experiment.experiment(plan, "runs")
-        >>> experiment.results("runs")["name"].tolist()
-        ['opd-0', 'start-0', 'teacher']
-    """
+    """A row per finished run."""
     rows = [json.loads(path.read_text())["row"] for path in sorted((Path(out) / "runs").glob("*.json"))]
     if not rows:
         raise InputError(f"{out} holds no finished run; run python -m mctrace_nb.distill experiment --out {out}")
@@ -273,17 +265,7 @@ def results(out: Path) -> pd.DataFrame:
 
 
 def histories(out: Path) -> pd.DataFrame:
-    """A row per run and logged step.
-
-        >>> from mctrace_nb.distill import experiment, loop, models
-        >>> training, start = loop.Training(steps=2, batch=8, every=1), models.Recipe(layers=2, width=36, steps=1)
-        >>> plan = experiment.Plan(("opd",), (), (0,), training=training, start=start, problems=2, answers=8)
-        >>> table = experiment.experiment(plan, "runs")
-        >>> experiment.histories("runs")[["arm", "seed", "step"]]
-           arm  seed  step
-        0  opd     0     0
-        1  opd     0     1
-    """
+    """A row per run and logged step."""
     read = [json.loads(path.read_text()) for path in sorted((Path(out) / "runs").glob("*.json"))]
     return pd.DataFrame([dict(arm=r["row"]["arm"], seed=r["row"]["seed"], **row) for r in read for row in r["history"]])
 

@@ -15,7 +15,7 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.models import load_model
 from mctrace_nb.progress import bar
 
-__all__ = ["scores", "summary", "survey"]
+__all__ = ["scores", "summary"]
 
 GROUPS = {"all": lambda behaviour: True, "unsure": lambda behaviour: behaviour in UNSURE, "sure": lambda behaviour: behaviour not in UNSURE}
 
@@ -34,15 +34,6 @@ def survey(out: Path, n: int = 64, seed: int = 0) -> pd.DataFrame:
     teacher "number" (the teacher, by number).
 
     n: search and held-out prompt pairs a behaviour. Raises InputError if there is no finished student.
-
-        >>> from mctrace_nb.distill import experiment, loop, models, survey
-        >>> training, start = loop.Training(steps=1, batch=8), models.Recipe(layers=2, width=36, steps=1)
-        >>> plan = experiment.Plan(("opd",), (), (0,), training=training, start=start, problems=2, answers=8)
-        >>> table = experiment.experiment(plan, "runs")
-        >>> survey.survey("runs", n=4)[["arm", "reference"]].drop_duplicates()
-        Traceback (most recent call last):
-            ...
-        mctrace_nb.errors.InputError: Trace('runs/students/start-0', 'size': 4 search prompts, 8 components ...
     """
     table = results(out)
     students = table[table.arm != "teacher"]
@@ -75,7 +66,7 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
 
         >>> import pandas as pd
         >>> from mctrace_nb.shipped import shipped
-        >>> table = pd.read_csv(shipped("data/distill/survival.csv"))
+        >>> table = pd.read_csv(shipped("data/distill/survival.csv")).query("arm == 'inherited'")
         >>> mct.distill.survey.scores(table).head(2).round(2)
                  arm  seed reference behaviours  survival
         0  inherited     0   teacher        all      0.78
@@ -93,7 +84,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
         >>> import pandas as pd
         >>> from mctrace_nb.shipped import shipped
-        >>> table = pd.read_csv(shipped("data/distill/survival.csv"))
+        >>> table = pd.read_csv(shipped("data/distill/survival.csv")).query("arm == 'inherited'")
         >>> mct.distill.survey.summary(table).iloc[:2, :6].round(2)
                  arm reference behaviours  mean   low  high
         0  inherited   teacher        all  0.79  0.76  0.82

@@ -44,7 +44,7 @@ def toy(target: float, method: str = "opd", words: int = 100, steps: int = 1000,
         learning_rate: float = 0.05, tau: float = 0.8, k: int = 16, every: int = 50) -> dict:
     """Trains `seeds` students for one teacher entropy (nats). method: one of `METHODS`.
 
-    Returns `top_1_changes` `(seeds,)`: how often the favourite word changed in all steps; `top_10_change`: mean share of the ten
+    Returns `top_1_changes`, a list with a number a seed: how often the favourite word changed in all steps; `top_10_change`: mean share of the ten
     favourites that are others after a step; at the end, per seed, `student_entropy`, `forward_kl`, `reverse_kl`, `covered` (share of the
     teacher's k favourites that the student gives at least half of the teacher's probability); and `history`, a row every few steps with
     the mean student entropy, both divergences, and the share of steps since the last row in which the favourite changed.

@@ -112,7 +112,8 @@ def choose(errors: torch.Tensor) -> int:
 
 def see(trace: Trace, kinds: Sequence[str] = ("head_output", "mlp_block"), inputs: str = "reads", most: int = 8) -> Seen:
     """What the model of a trace says on its prompts, base and counterfactual alike and each once; the answers are the first tokens of targets
-    and foils. Nothing is intervened on, so corruption, positions and metric of the trace play no part.
+    and foils. Nothing is intervened on, so corruption, positions and metric of the trace play no part. kinds, inputs, most: as for `Seen`, and
+    InputError is raised as there.
 
         >>> seen = mct.lasso.see(trace)
         >>> len(seen.nodes), len(seen.observed.last)  # components, embed and answer; base and counterfactual prompts

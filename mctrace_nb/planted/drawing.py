@@ -66,9 +66,9 @@ def plant(seed: int, layers: int = 3, heads: int = 4, most: int = 7) -> Planted:
     the log odds by at least `MATTERS` of their standard deviation, and every other edge by less than half as much), and no two planted nodes
     say the same (`SAME`): copies cannot be told apart by observation, which is shown elsewhere.
 
-        >>> found = mct.planted.plant(seed=7, layers=2, most=4)
-        >>> ("L1H1", "answer") in found.edges, len(found.edges)
-        (False, 7)
+        >>> found = mct.planted.plant(seed=5, layers=2, most=4)
+        >>> len(found.edges), found.answers
+        (7, (8, 9))
     """
     rng = Random(f"planted/{seed}")
     for _ in range(1000):

@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Planted:
-    """A model with its circuit. parts: planted components by name. ends: what the answer reads. edges: the truth.
+    """A model with its circuit. parts: planted components by name. ends: what the answer reads. seed: of its weights. edges: the truth.
 
         >>> found = mct.planted.twins()
         >>> base, counterfactual = found.prompts(10)

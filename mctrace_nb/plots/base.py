@@ -135,4 +135,9 @@ def spread(heights: Sequence[float], gap: float, high: float) -> list[float]:
 
 
 def named(method: str) -> str:
+    """The name of a method as figures write it.
+
+        >>> mct.plots.named("exhaustive"), mct.plots.named("greedy")
+        ('exact optimum', 'greedy')
+    """
     return "exact optimum" if method == "exhaustive" else method

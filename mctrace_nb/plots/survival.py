@@ -24,7 +24,7 @@ def survival(summary, arms: dict[str, str]) -> Figure:
         >>> import pandas as pd
         >>> from mctrace_nb.distill import survey
         >>> from mctrace_nb.shipped import shipped
-        >>> table = survey.summary(pd.read_csv(shipped("data/distill/survival.csv")))
+        >>> table = survey.summary(pd.read_csv(shipped("data/distill/survival.csv")).query("arm == 'opd'"))
         >>> print(mct.plots.survival(table, {"opd": "after OPD"}))
         Survival score, mean and 95 % interval over seeds, a row per kind of students, in 3 panels. Over ...
     """

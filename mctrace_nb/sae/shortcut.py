@@ -148,9 +148,11 @@ class Removal:
     for the label (which a wrong threshold does not harm), features removed, and read: how many had to be looked at for that.
     active: how many features there were to rank. node: the label node.
 
-        >>> removed = mct.sae.shortcut.remove(model, mct.sae.shortcut.dictionary(model, features=64, steps=5), n=40)
-        >>> removed.active, removed.ranking.columns.tolist()
-        (62, ['feature', 'score', 'weight', 'gender_auroc', 'removed'])
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64))
+        >>> removed = mct.sae.shortcut.remove(model, sae, n=40)
+        >>> removed.ranking.columns.tolist()
+        ['feature', 'score', 'weight', 'gender_auroc', 'removed']
     """
 
     ranking: pd.DataFrame
@@ -167,7 +169,8 @@ def remove(model: LanguageModel, sae: Autoencoder, setting: str = "people", seed
     correlation" (retrained; as many features read as the label node ranks, but those that correlate most with the label), "every gender-like"
     (retrained; all features that pass the rule, none left unread), "oracle" (trained on all four groups).
 
-        >>> sae = mct.sae.shortcut.dictionary(model, features=64, steps=5)
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64))
         >>> removed = mct.sae.shortcut.remove(model, sae, n=40)
         >>> removed.accuracy["way"].tolist()[:3]
         ['original', 'zeroed', 'retrained']

@@ -114,9 +114,9 @@ def dask_executor(address: str, seconds: float = 20) -> Iterator[Executor]:
     """An executor on the workers of a Dask scheduler. Raises InputError if none answers in so many seconds, or Dask is not installed.
 
         >>> from distributed import LocalCluster
-        >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster, mct.study.dask_executor(cluster.scheduler_address) as executor:
-        ...     print(executor.submit(pow, 2, 5).result())
-        ...
+        >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        ...     with mct.study.dask_executor(cluster.scheduler_address) as executor:
+        ...         executor.submit(pow, 2, 5).result()
         32
     """
     try:

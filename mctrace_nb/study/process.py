@@ -44,12 +44,12 @@ def run_one(order: dict, stop: threading.Event | None = None) -> dict:
     threads of torch (0: as the machine has them). A run that fails leaves the failed notebook, `error.json` and the reason. Raises Stopped if `stop` is set,
     OSError if the folder cannot be written.
 
-        >>> import nbformat, os
-        >>> cells = [nbformat.v4.new_code_cell("number: int = 1", metadata={"tags": ["parameters"]})]
-        >>> nbformat.write(nbformat.v4.new_notebook(cells=cells), "toy.ipynb")
-        >>> order = dict(name="two", runs=os.getcwd(), notebook=os.path.abspath("toy.ipynb"), axes={}, parameters=dict(number=2), code="", threads=1)
-        >>> mct.study.run_one({**order, "limits": dict(cell_minutes=1, run_minutes=1, memory=None)})["status"]
-        'failed'
+        >>> import os
+        >>> from mctrace_nb.shipped import shipped
+        >>> order = dict(name="one", runs=os.getcwd(), notebook=str(shipped("notebooks/analysis.ipynb")), axes={}, parameters={}, code="an older version")
+        >>> record = mct.study.run_one(order)  # of an order that was written by another version
+        >>> record["status"], record["reason"]
+        ('failed', '... has other code (...) than the study (an older version); install the same version everywhere')
     """
     runs, name = Path(order["runs"]), order["name"]
     if not runs.is_dir():

@@ -166,13 +166,10 @@ def _with_view(view: ipy.Widget, data: dict, metadata: dict) -> tuple[dict, dict
 class Guess:
     """A question that is answered before a cell is run; the guess is kept and shown beside what the cell measures.
 
-        guess = mct.widgets.Guess("How many nats will the two do together?")
-        guess.beside(effect)      # in the cell that measures it
-
     choices: answers to choose from; without them a number is asked for, in `unit`.
 
         >>> guess = mct.widgets.Guess("How many nats will the two do together?")
-        >>> print(guess.beside(13.98))
+        >>> print(guess.beside(13.98))  # in the cell that measures it
         Measured: 13.98 nats. No guess was written.
     """
 
