@@ -2,7 +2,7 @@
 
     import mctrace_nb as mct
 
-    model = mct.load_model("tutorial")
+    model = mct.load_model("tutorial", device="cpu")
     task = mct.load_task("names", model, n=16)
     trace = mct.Trace(model, task, components="head_output")
 

@@ -158,7 +158,7 @@ def measured_and_expected(measured) -> Figure:
     """Seconds and memory against rows from `measure`, a line a model; dashed what was expected.
 
         >>> print(mct.sizing.measured_and_expected(mct.measure(trace, masks=[2, 8])))
-        Two line charts, of seconds and of memory, against 16 to 64 rows; measured and, dashed, expected. 3 ...
+        Two line charts, of seconds and of memory, against 16 to 64 rows; measured and, dashed, expected. ...
     """
     canvas, axes = canvas_of(7.5, 5.2, rows=2, sharex=True)
     for (name, part), (colour, marker) in zip(measured.groupby("model", sort=False), LINES):

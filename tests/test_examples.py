@@ -18,7 +18,7 @@ SLOW = {"mctrace_nb.study.sweep", "mctrace_nb.report.write"}  # notebooks and al
 
 def of_room(room: ModuleType, path: str):
     """The functions and classes that a room lists, and those of rooms within it."""
-    for name in room.__all__:
+    for name in getattr(room, "__all__", ()):
         thing = getattr(room, name)
         if isinstance(thing, ModuleType):
             yield from of_room(thing, f"{path}.{name}")
