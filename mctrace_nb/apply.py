@@ -120,7 +120,7 @@ def next_tokens(lm: LanguageModel, prompt: str | Sequence[int], selection: Selec
                 counterfactual: str | Sequence[int] | None = None, subject: tuple[int, int] | None = None, top: int = 5):
     """A frame of the most likely next tokens after a prompt: token, id, probability; with a selection applied, if given.
 
-    Raises InputError for an empty prompt, an unknown word, or a selection that cannot be applied so (see `apply`).
+    counterfactual, subject: as in `apply`. top: rows. Raises InputError for an empty prompt, an unknown word, or a selection that cannot be applied so (see `apply`).
 
         >>> mct.next_tokens(model, "the nurse said that", top=2).round(3)
           token   id  probability

@@ -59,7 +59,7 @@ def bootstrap(values, groups: Sequence[str] | None = None, draws: int = 1000, se
 
 def interval(values, groups: Sequence[str] | None = None, draws: int = 1000, seed: int = 0,
              parts: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % percentile interval of means over the last axis, each of shape (...).
+    """Ends of the 95 % percentile interval of means over the last axis, each of shape (...); arguments as in `bootstrap`.
 
     One prompt, or one group, has no interval, neither in the whole nor in a part: then the ends are nan.
 
