@@ -109,7 +109,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The mean of a - b over seeds that both were run with, in the same order, with its interval.
+    """The mean of a - b over seeds that both were run with, in the same order, with its interval. Raises InputError for lists of different lengths.
 
         >>> print(mct.distill.measures.paired([0.2, 0.3, 0.25], [0.1, 0.25, 0.2]))
         0.067 [-0.005, 0.138] (n = 3)

@@ -64,7 +64,7 @@ def plant(seed: int, layers: int = 3, heads: int = 4, most: int = 7) -> Planted:
 
     Circuits are drawn until, on random prompts, each edge matters and no other does (cutting it, so that the reader hears zeros, changes
     the log odds by at least `MATTERS` of their standard deviation, and every other edge by less than half as much), and no two planted nodes
-    say the same (`SAME`): copies cannot be told apart by observation, which is shown elsewhere.
+    say the same (`SAME`): copies cannot be told apart by observation, which is shown elsewhere. Raises InputError for a seed that draws no such circuit.
 
         >>> found = mct.planted.plant(seed=5, layers=2, most=4)
         >>> len(found.edges), found.answers

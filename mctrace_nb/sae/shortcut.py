@@ -81,7 +81,7 @@ class Sentences:
 
 def sentences(setting: str, seed: int = 0, n: int = 300) -> dict[str, Sentences]:
     """The four sets of a setting: "ambiguous" (label and gender coincide) and "oracle" (all four groups) to train on, "balanced" to test on,
-    each of n sentences, and "probe" of n // 5 of label 0 only. The same seed gives the same sentences.
+    each of n sentences, and "probe" of n // 5 of label 0 only. The same seed gives the same sentences. Raises InputError if n is no multiple of 20.
 
         >>> sets = mct.sae.shortcut.sentences("people", n=20)
         >>> sorted(sets), sets["probe"].texts[0]
