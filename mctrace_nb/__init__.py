@@ -2,9 +2,11 @@
 
     import mctrace_nb as mct
 
-    model = mct.load_model("tutorial")
-    trace = mct.Trace(model, mct.load_task("professions", model), components="head_pattern")
-    mct.search(trace, "exhaustive", budgets=range(1, 5)).to_frame()
+    model = mct.load_model("tutorial", device="cpu")
+    task = mct.load_task("names", model, n=16)
+    trace = mct.Trace(model, task, components="head_output")
+
+The examples of all public names begin with these lines. What they print is tested, up to the last digit shown.
 
 Names are loaded when first used, so that importing the package costs nothing.
 """
@@ -30,7 +32,7 @@ _WHERE = {
     "circuit_lasso": "lasso", "Circuit": "circuits", "edge_attribution": "edges",
     "search": "search", "pgb": "relax", "landscape": "landscape", "outcomes": "relax", "compare": "compare", "Comparison": "compare", "preflight": "preflight",
 }
-_ROOMS = ("check", "circuits", "grammar", "lasso", "metrics", "observing", "paper", "parameters", "planted", "plots", "referee", "report", "run", "sae", "sizing", "stats", "study", "traps", "widgets")
+_ROOMS = ("check", "circuits", "distill", "grammar", "lasso", "metrics", "observing", "paper", "parameters", "planted", "plots", "referee", "report", "run", "sae", "sizing", "stats", "study", "traps", "widgets")
 
 __all__ = [*_WHERE, *_ROOMS, "__version__"]
 

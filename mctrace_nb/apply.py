@@ -118,7 +118,15 @@ def _chosen(ids: torch.Tensor, attention_mask, other: torch.Tensor | None, posit
 
 def next_tokens(lm: LanguageModel, prompt: str | Sequence[int], selection: Selection | None = None,
                 counterfactual: str | Sequence[int] | None = None, subject: tuple[int, int] | None = None, top: int = 5):
-    """A frame of the most likely next tokens after a prompt: token, id, probability; with a selection applied, if given."""
+    """A frame of the most likely next tokens after a prompt: token, id, probability; with a selection applied, if given.
+
+    counterfactual, subject: as in `apply`. top: rows. Raises InputError for an empty prompt, an unknown word, or a selection that cannot be applied so (see `apply`).
+
+        >>> mct.next_tokens(model, "the nurse said that", top=2).round(3)
+          token   id  probability
+        0   she  139        0.927
+        1    he   84        0.072
+    """
     import pandas as pd
 
     ids = _token_ids(lm, prompt)
@@ -131,7 +139,13 @@ def next_tokens(lm: LanguageModel, prompt: str | Sequence[int], selection: Selec
 def continuation(lm: LanguageModel, prompt: str | Sequence[int], selection: Selection | None = None,
                  counterfactual: str | Sequence[int] | None = None, subject: tuple[int, int] | None = None,
                  tokens: int = 20) -> str:
-    """What the model writes after a prompt, greedily, up to so many tokens; with a selection applied, if given."""
+    """What the model writes after a prompt, greedily, up to so many tokens; with a selection applied, if given.
+
+    Raises InputError as `next_tokens` does.
+
+        >>> mct.continuation(model, "the nurse said that", tokens=4)
+        'she was happy .'
+    """
     ids = _token_ids(lm, prompt)
     end = lm.tokenizer.eos_token_id
     made = _with(selection, lm, (counterfactual, subject), lambda: lm.model.generate(

@@ -12,6 +12,8 @@ import numpy as np
 
 from mctrace_nb.errors import InputError
 
+__all__ = ["Circuit", "auroc", "candidates", "recovery", "structural_hamming_distance"]
+
 ANSWER, EMBED = "answer", "embed"
 SUFFIXES = (".graphml", ".json")
 
@@ -25,6 +27,15 @@ class Circuit:
 
     A strength says how much one node's activity helps to predict (or, of edge attribution, is estimated to move) another; it is not
     the effect of an intervention.
+
+        >>> found = mct.planted.twins(confounder=False)
+        >>> circuit = mct.circuit_lasso(mct.lasso.Seen(found.model, found.prompts(100)[0], found.answers))
+        >>> circuit.to_frame(0.2).round(2)
+          source  target  strength  reach
+        0  embed    L0H3      0.94   0.58
+        1  embed    L0H1      0.93   0.65
+        2   L0H1  answer      0.65   0.65
+        3   L0H3  answer      0.58   0.58
     """
 
     nodes: tuple[str, ...]
@@ -115,12 +126,22 @@ class Circuit:
 
 
 def candidates(circuit: Circuit) -> list[tuple[str, str]]:
-    """All edges that the order of computation allows."""
+    """All edges that the order of computation allows.
+
+        >>> found = mct.planted.twins()
+        >>> circuit = mct.circuit_lasso(mct.lasso.Seen(found.model, found.prompts(100)[0], found.answers))
+        >>> len(mct.circuits.candidates(circuit))
+        54
+    """
     return [(circuit.nodes[i], circuit.nodes[j]) for i, j in zip(*circuit.allowed.nonzero())]
 
 
 def structural_hamming_distance(found: set, true: set) -> int:
-    """Edges too many plus edges that are missing. With a known order none can be reversed."""
+    """Edges too many plus edges that are missing. With a known order none can be reversed.
+
+        >>> mct.circuits.structural_hamming_distance({("L0H0", "answer"), ("L0H1", "answer")}, {("L0H0", "answer")})
+        1
+    """
     return len(found ^ true)
 
 
@@ -129,6 +150,11 @@ def recovery(circuit: Circuit, true: set[tuple[str, str]], threshold: float) -> 
     `reach`), and `shd_same_size`, that of as many edges as there are (which nobody knows outside an experiment).
 
     Raises InputError for true edges that are not allowed, or if there are none, or nothing else.
+
+        >>> found = mct.planted.twins(confounder=False)
+        >>> circuit = mct.circuit_lasso(mct.lasso.Seen(found.model, found.prompts(100)[0], found.answers))
+        >>> {name: round(score, 2) for name, score in mct.circuits.recovery(circuit, found.edges, threshold=0.2).items()}
+        {'shd': 0, 'precision': 1.0, 'recall': 1.0, 'auroc': 1.0, 'shd_same_size': 0, 'edges': 4}
     """
     every, found = candidates(circuit), circuit.edges(threshold)
     strange = true - set(every)
@@ -145,7 +171,11 @@ def recovery(circuit: Circuit, true: set[tuple[str, str]], threshold: float) -> 
 
 
 def auroc(score, truth) -> float:
-    """The chance that a row of truth 1 scores higher than one of truth 0; ties count half, and with one kind of row it is nan."""
+    """The chance that a row of truth 1 scores higher than one of truth 0; ties count half, and with one kind of row it is nan.
+
+        >>> mct.circuits.auroc([0.9, 0.1, 0.8], [True, False, True])
+        1.0
+    """
     from scipy.stats import rankdata
 
     truth = np.asarray(truth) > 0

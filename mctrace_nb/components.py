@@ -34,6 +34,12 @@ class Components:
     kinds: the kinds, in the order in which their components are numbered.
     layers: number of layers.
     units: units per layer for each kind, e.g. `{"head_output": 12}`; 1 for blocks.
+
+        >>> heads = mct.Components(("head_output",), layers=2, units={"head_output": 3})
+        >>> heads.labels
+        ['L0H0', 'L0H1', 'L0H2', 'L1H0', 'L1H1', 'L1H2']
+        >>> heads.index("L1H0")
+        3
     """
 
     kinds: tuple[str, ...]

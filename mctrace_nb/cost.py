@@ -188,7 +188,12 @@ class Memory:
 @dataclass(frozen=True)
 class Cost:
     """components: how many. rows: for each method, masks x prompts forwarded and back-propagated. passes: forward passes of
-    all methods together. minutes: expected, good to a factor of two or so. memory: see `Memory`."""
+    all methods together. minutes: expected, good to a factor of two or so. memory: see `Memory`.
+
+        >>> cost = mct.estimate(model, task, methods=["greedy", "top-k"], budgets=[1, 2])
+        >>> cost.components, cost.rows
+        (12, {'greedy': 184, 'top-k': 112})
+    """
 
     components: int
     rows: dict[str, int]
@@ -238,6 +243,10 @@ def estimate(model, task: Task | None = None, components: str | Sequence[str] = 
 
     Raises InputError for a model without a readable configuration, an unknown kind, method, cache or dtype, or a budget out of
     range.
+
+        >>> cost = mct.estimate(mct.published_config("gpt2"), components="mlp_neuron", n=64, tokens=20, methods=["pgb"])
+        >>> cost.components, cost.rows
+        (36864, {'pgb': 26368})
     """
     one_of(cache, CACHES, "cache")
     lm = model if isinstance(model, LanguageModel) else skeleton(model, DTYPES[one_of(dtype, DTYPES, "dtype")])

@@ -85,6 +85,13 @@ def edge_attribution(model: LanguageModel, base: Sequence[Sequence[int]], counte
     target, foil: `(n,)` words. Returns a `Circuit` with the size of each edge's score, summed over prompts and divided by their number
     (logits). Work a pair: 2 rows forwarded for what is written, and max(1, points) forwarded and back-propagated. Raises InputError for
     another family than GPT-2, prompts of several lengths, or points below 0.
+
+        >>> pairs = [(e.base, e.counterfactual, e.target[0], e.foil[0]) for e in task.search]
+        >>> circuit = mct.edge_attribution(model, *map(list, zip(*pairs)))
+        >>> circuit.to_frame(0.2).head(2).round(2)
+           source  target  strength  reach
+        0   embed  L0.mlp      8.49   3.95
+        1  L0.mlp    L1H2      5.30   3.95
     """
     _check(model, base, counterfactual)
     if points < 0:

@@ -7,7 +7,13 @@ from typing import Iterable
 
 
 class InputError(ValueError):
-    """Bad input. Its message is one line with the offending value and the repair; the command line exits with 2."""
+    """Bad input. Its message is one line with the offending value and the repair; the command line exits with 2.
+
+        >>> trace.effects(["L9H9"])
+        Traceback (most recent call last):
+            ...
+        mctrace_nb.errors.InputError: unknown component 'L9H9' (there are: L0H0, L0H1, L0H2, L0H3, L1H0, ...
+    """
 
 
 def one_of(value, allowed: Iterable[str], what: str):

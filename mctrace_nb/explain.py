@@ -43,7 +43,13 @@ def terms_of(effects: dict) -> dict:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A set's joint effect by order. terms: the Moebius term of each of its subsets on each prompt, `(n,)`, by labels."""
+    """A set's joint effect by order. terms: the Moebius term of each of its subsets on each prompt, `(n,)`, by labels.
+
+        >>> why = mct.explain(trace, mct.search(trace, "guided", budgets=[2])[2])
+        >>> why.complete, why.pairs().round(2)
+        (True,      components  joint  singles  interaction  ci_low  ci_high      name
+        0  (L1H2, L2H2)  13.98    13.94         0.04   -0.98     1.02  additive)
+    """
 
     trace: Effects
     selection: Selection
@@ -127,6 +133,13 @@ def explain(trace: Effects, selection: Selection) -> Explanation:
     """Takes a selection's joint effect apart (see `Explanation`): all subsets of up to ten members, else those of up to three.
 
     Raises InputError for an empty selection, or components that the trace does not have.
+
+        >>> best = mct.search(trace, "guided", budgets=[2])[2]
+        >>> mct.explain(trace, best).orders().round(2)
+               subsets  effect  ci_low  ci_high  share
+        order
+        1            2   13.94   12.25    15.71    1.0
+        2            1    0.04   -0.98     1.02    0.0
     """
     if not selection.size:
         raise InputError("the selection is empty, so there is nothing to explain; give a set of at least one component")

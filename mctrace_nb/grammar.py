@@ -14,6 +14,8 @@ import zlib
 from dataclasses import dataclass, field
 from random import Random
 
+__all__ = ["BEHAVIOURS", "TASKS", "answer_distribution", "fact", "pairs", "vocabulary"]
+
 # Probability of "she" for each occupation. Graded, so that a model must learn strengths and not only sides.
 OCCUPATIONS = {
     **dict.fromkeys("nurse secretary dancer librarian".split(), 0.95),
@@ -84,7 +86,11 @@ class Said:
 
 
 def fact(entity: str, relation: str) -> str:
-    """The one true attribute of a made-up entity: a fixed assignment, each value used equally often."""
+    """The one true attribute of a made-up entity: a fixed assignment, each value used equally often.
+
+        >>> mct.grammar.fact("wug", "colour")
+        'red'
+    """
     values = HOMES if relation == "home" else COLOURS
     step = 3 if relation == "home" else 5
     return values[(ENTITIES.index(entity) * step + ENTITIES.index(entity) // 8) % 8]
@@ -107,8 +113,7 @@ def _join(*words: str) -> str:
 def _say_professions(p: dict) -> Said:
     prompt = _join(p["opening"], "the", p["who"], p["verb"], "that")
     she = {**OCCUPATIONS, **PEOPLE}[p["who"]]
-    return Said(prompt, {"she": she, "he": 1 - she}, _join(p["tail"], "."),
-                f"professions|{p['opening']}|{p['who']}|{p['verb']}", p)
+    return Said(prompt, {"she": she, "he": 1 - she}, _join(p["tail"], "."), f"professions|{p['opening']}|{p['who']}|{p['verb']}", p)
 
 
 def _draw_professions(rng: Random) -> dict:
@@ -121,8 +126,7 @@ def _say_coreference(p: dict) -> Said:
     first, second = p["occupations"]
     prompt = _join("the", first, p["verb"], "the", second, "because", p["pronoun"], p["reason"], "; who ? the")
     fits = [OCCUPATIONS[w] if p["pronoun"] == "she" else 1 - OCCUPATIONS[w] for w in (first, second)]
-    return Said(prompt, {first: fits[0] / sum(fits), second: fits[1] / sum(fits)}, ".",
-                f"coreference|{first}|{second}|{p['verb']}", p)
+    return Said(prompt, {first: fits[0] / sum(fits), second: fits[1] / sum(fits)}, ".", f"coreference|{first}|{second}|{p['verb']}", p)
 
 
 def _draw_coreference(rng: Random) -> dict:
@@ -142,14 +146,12 @@ def _say_names(p: dict) -> Said:
 
 
 def _draw_names(rng: Random) -> dict:
-    return dict(names=tuple(rng.sample(NAMES, 2)), giver=rng.randrange(2),
-                place=rng.choice(PLACES), gift=rng.choice(GIFTS))
+    return dict(names=tuple(rng.sample(NAMES, 2)), giver=rng.randrange(2), place=rng.choice(PLACES), gift=rng.choice(GIFTS))
 
 
 def _say_facts(p: dict) -> Said:
     prompt = _join(FACT_OPENINGS[p["opening"]], FACT_FORMS[p["relation"]][p["form"]].format(p["entity"]))
-    return Said(prompt, {fact(p["entity"], p["relation"]): 1.0}, ".",
-                f"facts|{p['opening']}|{p['relation']}|{p['form']}", p)
+    return Said(prompt, {fact(p["entity"], p["relation"]): 1.0}, ".", f"facts|{p['opening']}|{p['relation']}|{p['form']}", p)
 
 
 def _draw_facts(rng: Random) -> dict:
@@ -178,10 +180,8 @@ def _draw_binding(rng: Random) -> dict:
     return dict(values=values, queries=queries)
 
 
-_DRAW = dict(professions=_draw_professions, coreference=_draw_coreference, names=_draw_names,
-             facts=_draw_facts, binding=_draw_binding)
-_SAY = dict(professions=_say_professions, coreference=_say_coreference, names=_say_names,
-            facts=_say_facts, binding=_say_binding)
+_DRAW = dict(professions=_draw_professions, coreference=_draw_coreference, names=_draw_names, facts=_draw_facts, binding=_draw_binding)
+_SAY = dict(professions=_say_professions, coreference=_say_coreference, names=_say_names, facts=_say_facts, binding=_say_binding)
 
 
 def draw(behaviour: str, rng: Random, held_out: bool = False) -> Said:
@@ -244,6 +244,10 @@ def pairs(task: str, n: int, seed: int, held_out: bool) -> list[Pair]:
 
     `binding_operation` changes the operation instead of the value: a component that only carries values should
     move nothing there. Raises ValueError for an unknown task, or if there are not `n` different pairs.
+
+        >>> pair, = mct.grammar.pairs("names", n=1, seed=0, held_out=True)
+        >>> pair.base, pair.foil, pair.target
+        ('when Peter and Oscar went to the store , Peter gave a drink to', 'Oscar', 'Peter')
     """
     if task not in TASKS:
         raise ValueError(f"unknown tutorial task {task!r} (there are: {', '.join(TASKS)})")
@@ -270,13 +274,22 @@ def pairs(task: str, n: int, seed: int, held_out: bool) -> list[Pair]:
 
 
 def answer_distribution(behaviour: str, n: int, seed: int, held_out: bool) -> list[Said]:
-    """`n` prompts with the exact distribution of the next word, for measuring a model against its ceiling."""
+    """`n` prompts with the exact distribution of the next word, for measuring a model against its ceiling.
+
+        >>> said, = mct.grammar.answer_distribution("professions", n=1, seed=0, held_out=True)
+        >>> said.prompt, {word: round(p, 2) for word, p in said.answers.items()}
+        ('yesterday the builder wrote that', {'she': 0.05, 'he': 0.95})
+    """
     rng = Random(f"ceiling/{behaviour}/{held_out}/{seed}")
     return [draw(behaviour, rng, held_out) for _ in range(n)]
 
 
 def vocabulary() -> list[str]:
-    """Every word of the grammar, sorted."""
+    """Every word of the grammar, sorted.
+
+        >>> len(mct.grammar.vocabulary())
+        170
+    """
     words = {*OCCUPATIONS, *PEOPLE, *PRONOUNS, *SAYING, *MEETING, *NAMES, *PLACES, *GIFTS, *ENTITIES, *HOMES,
              *COLOURS, *VARIABLES, *DIGITS, *OPERATIONS}
     for phrase in (*OPENINGS, *PROFESSION_TAILS, *REASONS, *FACT_OPENINGS, *sum(FACT_FORMS.values(), ()),

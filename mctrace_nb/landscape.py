@@ -72,6 +72,10 @@ def landscape(trace: Effects, mask: Mapping[str, float], across: str | None = No
     mask: values in [0, 1] by label, at least two; the entries that are not named are 0. across, up: which of them span the map, by
     default the first two. transform: the metric's own by default. over: what `surface` gave for the same others, if it is known.
     Raises InputError for fewer than two entries, twice the same, or a metric without a gradient.
+
+        >>> seen = mct.landscape(trace, {"L1H2": 0.5, "L2H2": 0.5})
+        >>> seen.objective.shape, seen.path[-1].round(2)
+        ((15, 15), array([0.54, 0.52]))
     """
     names = list(mask)
     if len(names) < 2:

@@ -28,6 +28,11 @@ class LanguageModel:
 
     name: as given to `load_model`; stack: where the model itself keeps its layers; heads, kv_heads (key-value heads, fewer in grouped-query attention), head_width, width,
     neurons: sizes of one layer; context: most tokens of a prompt with its answer, None where the architecture sets no limit.
+
+        >>> len(model.layers), model.heads, model.head_width, model.neurons
+        (3, 4, 16, 256)
+        >>> model.components("head_output").labels[-1]
+        'L2H3'
     """
 
     name: str
@@ -169,6 +174,10 @@ def wrap_model(model: nn.Module, tokenizer, name: str = "model") -> LanguageMode
 
     Raises InputError if the architecture does not go through transformers' attention registry, is not causal, or gives
     numbers that are not finite.
+
+        >>> mine = mct.wrap_model(model.model, model.tokenizer, "mine")
+        >>> mine.name, mine.width
+        ('mine', 64)
     """
     check_family(model.config, type(model))
     if model.get_output_embeddings() is None:

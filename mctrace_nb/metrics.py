@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from mctrace_nb.errors import InputError, one_of
 
+__all__ = ["METRICS", "Metric", "Said", "from_logits", "gap", "get_metric", "next_word"]
+
 
 @dataclass(frozen=True)
 class Said:
@@ -23,6 +25,11 @@ class Said:
     answers: (..., 2) log p(target) and log p(foil), whole answers under the scoring rule. tokens: (..., 2) the first token
     of each. logits: (..., V) of the token after the prompt; base: (..., V) the same of the run without intervention. Both
     are None unless the metric asks for them, which saves memory.
+
+        >>> import torch
+        >>> said = mct.metrics.Said(answers=torch.tensor([[-1.0, -2.0]]), tokens=torch.tensor([[3, 4]]))
+        >>> mct.metrics.get_metric("log_odds").value(said)
+        tensor([1.])
     """
 
     answers: torch.Tensor
@@ -43,6 +50,10 @@ class Metric:
     as rho by default. reads_logits, reads_base: whether `value` looks at these. first_token: it looks at the first token of
     each answer only, so the two must differ there. between_cohorts: what counts is the difference of the mean between the
     two cohorts of the task. of_difference: it looks at nothing but the difference of the answers' log-probabilities.
+
+        >>> metric = mct.Metric("lead", lambda said: said.answers[..., 0] - said.answers[..., 1], logarithmic=True)
+        >>> print(mct.Trace(model, task, "head_output", metric=metric).total_effect())
+        17.050 [15.584, 18.867] (n = 8)
     """
 
     name: str
@@ -99,7 +110,13 @@ def whole_logits(said: Said) -> torch.Tensor:
 
 
 def next_word(said: Said) -> torch.Tensor:
-    """(..., V) the probability of every word after the prompt."""
+    """(..., V) the probability of every word after the prompt.
+
+        >>> import torch
+        >>> said = mct.metrics.Said(answers=torch.zeros(1, 2), tokens=torch.tensor([[0, 1]]), logits=torch.tensor([[0.0, 1.1]]))
+        >>> mct.metrics.next_word(said).round(decimals=2)
+        tensor([[0.2500, 0.7500]])
+    """
     return said.logits.softmax(-1)
 
 
@@ -116,6 +133,11 @@ def gap(metric: str | Metric) -> Metric:
 
     Its effect is by how much an intervention widens the gap; search for "min" or "abs" to close it. Each prompt's effect is
     its contribution, so that the mean over prompts is the change of the gap.
+
+        >>> people = mct.load_task("professions", model, n=16)
+        >>> gap = mct.Trace(model, people, "head_output", metric=mct.metrics.gap("log_odds"))
+        >>> print(gap.total_effect())
+        -0.034 [-0.785, 0.579] (n = 8)
     """
     metric = get_metric(metric)
     return replace(metric, name=f"{metric.name}_gap", between_cohorts=True)
@@ -123,7 +145,12 @@ def gap(metric: str | Metric) -> Metric:
 
 def from_logits(function: Callable[[torch.Tensor], torch.Tensor], name: str = "", differentiable: bool = True,
                 unit: str = "units") -> Metric:
-    """A metric from any function of the logits after the prompt: (..., V) -> (...,). Effects are differences of its values."""
+    """A metric from any function of the logits after the prompt: (..., V) -> (...,). Effects are differences of its values.
+
+        >>> first = mct.metrics.from_logits(lambda logits: logits[..., 11] - logits.mean(-1), name="word 11")
+        >>> print(mct.Trace(model, task, "head_output", metric=first).total_effect())
+        0.868 [-0.486, 2.213] (n = 8)
+    """
     name = name or getattr(function, "__name__", "own")
     return Metric(name, _OfLogits(function, name), differentiable=differentiable, reads_logits=True, unit=unit)
 
@@ -152,6 +179,10 @@ def get_metric(name: str | Metric | Callable) -> Metric:
     """A metric by name, the Metric itself, or one made from a function of logits, also as "file.py:function".
 
     Raises InputError for an unknown name, or a file without that function.
+
+        >>> metric = mct.metrics.get_metric("kl")
+        >>> metric.name, metric.unit
+        ('kl', 'nats')
     """
     if isinstance(name, Metric):
         return name

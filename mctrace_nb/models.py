@@ -127,6 +127,10 @@ def random_model(family: str = "gpt2", layers: int = 2, heads: int = 4, width: i
     multiple of twice the heads; MLPs have four times as many neurons. tokenizer: default the tutorial's, so that its tasks can be read.
 
     Raises InputError for an unknown family, sizes that do not fit together, or a family that cannot be traced.
+
+        >>> small = mct.random_model("llama", layers=2, heads=4, width=32)
+        >>> small.components("head_output").labels[:3]
+        ['L0H0', 'L0H1', 'L0H2']
     """
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         near = get_close_matches(str(family), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, 1)
@@ -166,6 +170,10 @@ def load_model(name: str | os.PathLike | nn.Module, dtype: str = "float32", devi
 
     Only safetensors weights are read and no remote code is run. Where this process leads others (`join_ranks`), all of them load the
     model, each on its own device: "cuda" is that of its local rank. Raises InputError if the model cannot be loaded.
+
+        >>> model = mct.load_model("tutorial")
+        >>> model.name, len(model.layers), model.heads
+        ('tutorial', 3, 4)
     """
     if isinstance(name, nn.Module):
         if tokenizer is None:

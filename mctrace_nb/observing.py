@@ -16,6 +16,8 @@ from mctrace_nb.rows import lay_out
 from mctrace_nb.sides import batch_rows_for
 from mctrace_nb.tasks import Example
 
+__all__ = ["Observed", "SEEN", "moved", "observe"]
+
 # What can be seen of a layer. The first seven are written, `head_pattern` is (queries, keys), `pattern` the attention itself.
 SEEN = ("embed", "head_output", "attn_block", "mlp_neuron", "mlp_output", "mlp_block", "residual", "value", "head_pattern", "pattern")
 Site = tuple[str, int]
@@ -29,6 +31,10 @@ class Observed:
     "head_pattern" (queries and keys, after rotation where a family rotates them); `(M, heads, longest prompt)` for "pattern".
     prompt, position: `(M,)` whose token it is, and where it stands. logits: `(n, K)` of the words asked for, after each prompt.
     last: `(n,)` the numbers of the prompts' last tokens.
+
+        >>> seen = mct.observing.observe(model, [e.base for e in task.search], [("residual", 2)])
+        >>> seen.prompts, seen.activity["residual", 2][seen.last].shape
+        (8, torch.Size([8, 64]))
     """
 
     activity: dict[Site, torch.Tensor | tuple[torch.Tensor, ...]]
@@ -55,6 +61,10 @@ def observe(model: LanguageModel, prompts: Sequence[Sequence[int]], sites: Seque
     token embeddings are ("embed", 0). words: the tokens whose logits after each prompt are wanted.
 
     Raises InputError for an unknown kind or layer, no prompts or an empty one, a prompt that is too long, values that are not finite.
+
+        >>> seen = mct.observing.observe(model, [e.base for e in task.search], [("residual", 2), ("head_output", 0)])
+        >>> seen.activity["residual", 2].shape, seen.activity["head_output", 0].shape
+        (torch.Size([120, 64]), torch.Size([120, 4, 16]))
     """
     if not len(prompts) or not all(map(len, prompts)):
         raise InputError(f"observing needs prompts of at least one token each, not {len(prompts)} of which "
@@ -99,6 +109,10 @@ def moved(observed: Observed, layer: int, said: torch.Tensor, head: int) -> torc
     """`(M, w)` what one head would carry of an activity `(M, w)` to every token: its attention pattern times the activity.
 
     Needs ("pattern", layer) among the observed sites.
+
+        >>> seen = mct.observing.observe(model, [task.search[0].base], [("pattern", 0), ("residual", 0)])
+        >>> mct.observing.moved(seen, layer=0, said=seen.activity["residual", 0], head=1).shape
+        torch.Size([15, 64])
     """
     pattern = observed.activity["pattern", layer][:, head]  # (M, longest)
     padded = said.new_zeros(observed.prompts, pattern.shape[-1], said.shape[-1])

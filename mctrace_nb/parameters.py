@@ -12,6 +12,8 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.shipped import BUILT_IN, shipped
 from mctrace_nb.tasks import LOADERS, check_spec, is_file
 
+__all__ = ["filled", "fine_grid", "foresee", "notebook_parameters", "parameter_names", "validate"]
+
 NOTEBOOK = "notebooks/analysis.ipynb"
 OWN = (-1.0, "")  # of a setting: what the method has of its own
 PATHS = ("model", "task", "keep", "metric", "data_dir", "earlier")  # parameters that may be paths
@@ -47,6 +49,9 @@ def notebook_parameters(notebook: str | Path | None = None) -> list[dict]:
     """The parameters of a notebook, by default of the analysis: name, type, default, help. Those of the analysis are the options of `trace`.
 
     Raises InputError for a notebook without a cell of parameters, or with a line there that is no plain parameter.
+
+        >>> mct.parameters.notebook_parameters()[0]["name"]
+        'model'
     """
     place = Path(notebook or shipped(NOTEBOOK))
     form = "write a cell tagged 'parameters' with lines such as: n: int = 64  # prompt pairs"
@@ -63,7 +68,11 @@ def notebook_parameters(notebook: str | Path | None = None) -> list[dict]:
 
 
 def parameter_names() -> list[str]:
-    """The names of the analysis notebook's parameters."""
+    """The names of the analysis notebook's parameters.
+
+        >>> mct.parameters.parameter_names()[:3]
+        ['model', 'task', 'components']
+    """
     return [p["name"] for p in notebook_parameters()]
 
 
@@ -90,6 +99,9 @@ def filled(parameters: dict, notebook: str | Path | None = None, base: Path | No
     """All parameters of a notebook with their types, those left out filled in; paths, relative to `base` (default: where you are), absolute.
 
     Raises InputError for unknown names (the nearest is named) and wrong types.
+
+        >>> mct.parameters.filled({"task": "names"})["task"]
+        'names'
     """
     known = {p["name"]: p for p in notebook_parameters(notebook)}
     for name in parameters:
@@ -103,6 +115,9 @@ def fine_grid(text: str) -> dict:
     """Settings of the relaxed search from text: "lambda1=0.01,0.1; seed=0,1" -> {"lambda1": [0.01, 0.1], "seed": [0, 1]}.
 
     Raises InputError for what cannot be read so, and for settings that there are not.
+
+        >>> mct.parameters.fine_grid("lambda1=0.01,0.1; seed=0,1")
+        {'lambda1': [0.01, 0.1], 'seed': [0, 1]}
     """
     from mctrace_nb.relax import settings_grid
 
@@ -196,6 +211,11 @@ def validate(parameters: dict) -> dict:
 
     Raises InputError for unknown names (the nearest is named), wrong types, and values that can be known to be wrong
     before a model is loaded.
+
+        >>> mct.parameters.validate({"task": "names", "budgett": 2})
+        Traceback (most recent call last):
+            ...
+        mctrace_nb.errors.InputError: unknown parameter 'budgett'; did you mean 'budget'? (there are: ...
     """
     values = filled(parameters)
     for _, message in problems(values):
@@ -207,6 +227,9 @@ def foresee(parameters: dict):
     """The `Cost` of a run with these parameters: its real prompts are counted, but no weight is loaded.
 
     Raises InputError as `validate` does, and for a model or task that cannot be found.
+
+        >>> mct.parameters.foresee({"task": "names", "n": 16, "budget": 1, "methods": "greedy"}).rows
+        {'greedy': 544, 'random': 2560}
     """
     import torch
 

@@ -10,7 +10,11 @@ NEEDED = ("torch", "transformers", "seaborn", "ipywidgets", "papermill")
 
 
 def preflight() -> str:
-    """Checks the packages and the tutorial model; returns one line. Raises InputError naming the repair."""
+    """Checks the packages and the tutorial model; returns one line. Raises InputError naming the repair.
+
+        >>> mct.preflight()
+        'ready: packages and tutorial model found'
+    """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"missing packages: {', '.join(missing)}; run `make install`, or pip install {' '.join(missing)}")

@@ -24,6 +24,10 @@ def published_config(name: str):
     """The configuration of a well-known model, from its published sizes: for `estimate`, with no download and no weights.
 
     name: one of `SIZES`. Returns a transformers config; raises InputError for another name. Source: the models' config.json.
+
+        >>> config = mct.published_config("gpt2")
+        >>> config.n_layer, config.n_head
+        (12, 12)
     """
     from transformers import AutoConfig
 
@@ -35,6 +39,19 @@ def published_runs():
     """A frame, indexed by run, with model, examples and the mean total, indirect and direct effect of all heads together.
 
     Effects are on the relative scale, odds after / odds before - 1. Source: Vig et al. 2020.
+
+        >>> mct.published_runs().iloc[:, :3].round(3)
+                                 model  examples  total_effect
+        run
+        bergsma_gpt2_filtered     gpt2        20         0.135
+        bergsma_gpt2_unfiltered   gpt2        44         0.040
+        bls_gpt2_filtered         gpt2        21         0.103
+        bls_gpt2_unfiltered       gpt2        44         0.020
+        gpt2_filtered_dev         gpt2        87         0.249
+        gpt2_filtered_test        gpt2        66         0.225
+        gpt2_random_filtered_dev  gpt2        57         0.066
+        gpt2_unfiltered_dev       gpt2       160         0.115
+        gpt2_unfiltered_test      gpt2       130         0.098
     """
     import pandas as pd
 
@@ -46,6 +63,12 @@ def published_effects(run: str = "gpt2_unfiltered_dev"):
 
     run: "gpt2_unfiltered_dev" (160 WinoBias pairs) or "gpt2_filtered_dev" (87). Effects are on the relative scale, those of
     `effects(mask, scale="relative")`, direct ones with `reverse=True`. Raises InputError for another run. Source: Vig et al. 2020.
+
+        >>> mct.published_effects().nlargest(3, "indirect_effect").round(3)
+           component  layer  indirect_effect  direct_effect
+        68      L5H8      5            0.031          0.084
+        70     L5H10      5            0.022          0.090
+        54      L4H6      4            0.019          0.099
     """
     import pandas as pd
 

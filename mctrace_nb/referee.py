@@ -22,6 +22,8 @@ from mctrace_nb.effects import Effects
 from mctrace_nb.errors import InputError
 from mctrace_nb.search import check_budgets, search
 
+__all__ = ["Answers", "ask", "every_set", "relaxed_optima", "tutorial_traces"]
+
 MOST = 14  # components whose 2^N subsets are run
 WORTH = 0.05  # nats; budgets whose optimum is smaller are left out, as a share of it means little
 SAME = 1e-4  # nats that pass for rounding
@@ -29,7 +31,12 @@ METHODS = ("guided", "pgb", "pgb-published", "greedy", "top-k")
 
 
 def every_set(trace: Effects) -> tuple[np.ndarray, np.ndarray]:
-    """All subsets and what they do: masks `(2^N, N)` of 0 and 1, effects `(2^N, n)` in nats. Raises InputError beyond 14 components."""
+    """All subsets and what they do: masks `(2^N, N)` of 0 and 1, effects `(2^N, n)` in nats. Raises InputError beyond 14 components.
+
+        >>> masks, effects = mct.referee.every_set(mct.Trace(model, task, "attn_block"))
+        >>> masks.shape, effects.shape
+        ((8, 3), (8, 8))
+    """
     n = len(trace.components)
     if n > MOST:
         raise InputError(f"{n} components have 2^{n} subsets; all of them are run only up to {MOST} components")
@@ -55,6 +62,12 @@ def relaxed_optima(trace: Effects, budgets: Sequence[int], starts: torch.Tensor,
 
     starts: (B, K, N) masks for each budget, from each of which projected Adam climbs the mean effect; the best mask that it
     passed is kept, so that the result is never below the start. It is a lower bound of the relaxed optimum.
+
+        >>> import torch
+        >>> blocks = mct.Trace(model, task, "attn_block")
+        >>> masks, effects = mct.referee.relaxed_optima(blocks, budgets=[1], starts=torch.full((1, 1, 3), 0.3), steps=5)
+        >>> masks.shape, effects.round(2)
+        (torch.Size([1, 1, 3]), array([[5.85]]))
     """
     b, k, n = starts.shape
     limits = torch.tensor(budgets, dtype=starts.dtype).repeat_interleave(k)
@@ -118,7 +131,14 @@ def _ranks(effects: np.ndarray, sizes: np.ndarray, budgets: Sequence[int]) -> di
 class Answers:
     """cases: a frame, a row a task, kind, seed of the prompts and budget: optimum, relaxed optimum, its distance from binary, its
     effect when rounded, that of the relaxation which was not told the optimum (`untold`), and the effect of each method. ranks: a row
-    a task, kind and seed. clouds: for each of those the transformed objective and the mean effect of every subset, (2^N,) each."""
+    a task, kind and seed. clouds: for each of those the transformed objective and the mean effect of every subset, (2^N,) each.
+
+        >>> import pandas as pd
+        >>> answers = mct.referee.Answers(pd.DataFrame({"budget": [1, 2], "optimum": [0.0, 9.5]}), ranks=None, clouds={})
+        >>> answers.worth  # cases in which there is something to find
+           budget  optimum
+        1       2      9.5
+    """
 
     cases: object
     ranks: object
@@ -179,6 +199,11 @@ def ask(traces: Iterable[Effects], budgets: Iterable[int] = range(1, 9), seed: i
     """Puts the three questions to traces of at most 14 components each, with a ratio metric.
 
     Raises InputError for a trace with more components, or a metric that is no ratio (it has no transform to ask about).
+
+        >>> answers = mct.referee.ask([mct.Trace(model, task, "attn_block")], budgets=[1])
+        >>> answers.cases[["optimum", "untold", "greedy"]].round(2)
+           optimum  untold  greedy
+        0     9.55    0.83    9.55
     """
     import pandas as pd
 
@@ -196,7 +221,11 @@ def ask(traces: Iterable[Effects], budgets: Iterable[int] = range(1, 9), seed: i
 
 
 def tutorial_traces(model, tasks: Iterable[str], kinds: Iterable[str] = ("head_output",), seeds: Iterable[int] = (0,), n: int = 64):
-    """Traces of all combinations, one after the other."""
+    """Traces of all combinations, one after the other.
+
+        >>> [len(trace.components) for trace in mct.referee.tutorial_traces(model, ["names"], ["head_output", "attn_block"], n=16)]
+        [12, 3]
+    """
     from mctrace_nb.tasks import load_task
     from mctrace_nb.tracing import Trace
 

@@ -232,6 +232,10 @@ def pgb(trace: Effects, budget: int | None = None, epochs: int = 15, batch_size:
     A run that has not come down to the budget after the last epoch is returned as it is, with a warning. Held-out effects
     come with `search.report_heldout(trace, selection)`. The Selection's `history` has a dict an epoch (kept, sparsity,
     violation, lambdas, loss, relaxed effect, and `effect` of the rounded set), its `trajectory` the masks `(epochs + 1, N)`.
+
+        >>> found = mct.pgb(trace, budget=3, transform="log", lambda1=0.05, lambda2=0.05)
+        >>> found.components, found.trajectory.shape
+        (('L1H2', 'L2H1', 'L2H2'), (2, 12))
     """
     if budget is not None and not (isinstance(budget, int) and 1 <= budget <= len(trace.components)):
         raise InputError(f"budget {budget!r} is out of range; give 1 to {len(trace.components)}")
@@ -273,6 +277,12 @@ def outcomes(found: Selection | Sequence[Selection], exact: Front | None = None)
     a front of exhaustive search, the rounded effect as a share of the best set of that size (nan where there is none).
 
     Raises InputError for no selection, or one that no relaxed search made.
+
+        >>> runs = mct.pgb(trace, transform="log", lambda1=[0.01, 0.3], epochs=5)
+        >>> mct.outcomes(runs)[["lambda1", "kept", "rounded"]].round(2)
+           lambda1  kept  rounded
+        0     0.01     5    17.19
+        1     0.30     1     9.46
     """
     import pandas as pd
 

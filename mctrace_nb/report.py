@@ -21,6 +21,8 @@ from mctrace_nb.stability import Stability
 from mctrace_nb.tracing import Trace
 from mctrace_nb.views import speech, sweep
 
+__all__ = ["Section", "earlier", "html", "per_prompt", "pool_for_interactions", "position_map", "sections", "write"]
+
 PACKAGES = ("mctrace_nb", "torch", "transformers", "numpy", "pandas", "papermill")
 MOST_PAIRS = 16  # the interaction map covers all pairs up to so many components, else those of the selections
 SIGN_RULES = {"replace": "effect = value(with the set replaced) - value(base); target is the answer the counterfactual prompt favours",
@@ -34,7 +36,12 @@ VALUES_FROM = {"counterfactual": "the counterfactual prompt", "noise": "the same
 
 @dataclass(frozen=True)
 class Section:
-    """A figure with its heading and how to read it; `name` is also the name of its PNG."""
+    """A figure with its heading and how to read it; `name` is also the name of its PNG.
+
+        >>> figure = mct.plots.singles(trace.single_effects())
+        >>> mct.report.Section("singles", "One at a time", figure, "Each bar is one head.").heading
+        'One at a time'
+    """
 
     name: str
     heading: str
@@ -54,7 +61,11 @@ def versions() -> dict:
 
 
 def pool_for_interactions(comparison: Comparison) -> list[str]:
-    """All components if they are few, else those that any method chose, up to 16."""
+    """All components if they are few, else those that any method chose, up to 16.
+
+        >>> len(mct.report.pool_for_interactions(mct.compare(trace, "greedy", budgets=[1, 2], budget=2)))
+        12
+    """
     labels = comparison.trace.components.labels
     if len(labels) <= MOST_PAIRS:
         return labels
@@ -63,7 +74,11 @@ def pool_for_interactions(comparison: Comparison) -> list[str]:
 
 
 def per_prompt(comparison: Comparison) -> plots.Figure:
-    """The best selection's effect on each prompt of both halves."""
+    """The best selection's effect on each prompt of both halves.
+
+        >>> print(mct.report.per_prompt(mct.compare(trace, "greedy", budgets=[1, 2], budget=2)))
+        Effect on each prompt, sorted, with the means as dotted lines. search prompts: median 13.29, from ...
+    """
     trace, chosen = comparison.trace, comparison.best.components
     halves = {"search prompts": trace, **({"held-out prompts": trace.heldout} if trace.task.heldout else {})}
     return plots.per_prompt({f"{half}{f': {name}' if name else ''}": values.cpu().numpy() for half, t in halves.items()
@@ -75,7 +90,11 @@ def _spoken(kind: str) -> str:
 
 
 def position_map(trace, kind: str) -> plots.Figure:
-    """The layer x token picture of one kind of block, averaged over prompts; of desiderata, for the first behaviour."""
+    """The layer x token picture of one kind of block, averaged over prompts; of desiderata, for the first behaviour.
+
+        >>> print(mct.report.position_map(trace, "residual"))
+        Map of the effect of the residual stream at each token (rows) and layer (columns); the largest in ...
+    """
     one = trace if isinstance(trace, Trace) else trace.traces[0]
     found = sweep(one.again(components=kind, positions="all"))
     return plots.layer_by_token(found.by_role(), f"effect of {_spoken(kind)}", trace.metric.unit)
@@ -83,7 +102,12 @@ def position_map(trace, kind: str) -> plots.Figure:
 
 def sections(comparison: Comparison, positions_of: str = "", sure: Stability | None = None, tried=None) -> list[Section]:
     """The figures of a report, in reading order. positions_of: the kind of block for the layer x token picture, if any; sure: the search
-    repeated on draws of the prompts, if it was; tried: a frame of `outcomes` of a fine grid of settings, if there was one."""
+    repeated on draws of the prompts, if it was; tried: a frame of `outcomes` of a fine grid of settings, if there was one.
+
+        >>> compared = mct.compare(trace, "greedy", budgets=[1, 2], budget=2)
+        >>> [part.name for part in mct.report.sections(compared)]
+        ['front', 'selection', 'why', 'prompts', 'singles', 'interactions']
+    """
     trace, unit = comparison.trace, comparison.trace.metric.unit
     drawn = comparison.front("random") is not None
     made = [
@@ -106,8 +130,7 @@ def sections(comparison: Comparison, positions_of: str = "", sure: Stability | N
         Section("prompts", "On each prompt", per_prompt(comparison),
                 "The best set's effect on every single prompt. A line that stays near zero for long, or below it, means that the "
                 "mean speaks for some prompts only."),
-        Section("singles", "Each component alone",
-                plots.singles(trace.single_effects(), unit),
+        Section("singles", "Each component alone", plots.singles(trace.single_effects(), unit),
                 "What top-k sees: the effect of one replacement at a time, with 95 % intervals over prompts. Bars need "
                 "not add up to a joint effect."),
     ]
@@ -172,9 +195,13 @@ def _plain(data):
 
 
 def earlier(folder: str | Path) -> dict[str, Selection]:
-    """The best set of an earlier run, by the name of its folder, to be measured elsewhere: for `compare(others=...)`.
+    """The best set of an earlier run, under "the set of" and the name of its folder, to be measured elsewhere: for `compare(others=...)`.
 
     Raises InputError if the folder holds no `result.json` of a run.
+
+        >>> folder = next(path for path in sorted((mct.study.read().folder / "runs").iterdir()) if (path / "result.json").exists())
+        >>> [selection.components for selection in mct.report.earlier(folder).values()]
+        [('L0H0', 'L0H1', 'L0H2', 'L0H3')]
     """
     path = Path(folder) / "result.json"
     try:
@@ -214,7 +241,13 @@ def _written(summary) -> dict:
 
 
 def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
-    """The report as one self-contained page: no request leaves it."""
+    """The report as one self-contained page: no request leaves it.
+
+        >>> compared = mct.compare(trace, "greedy", budgets=[1, 2], budget=2)
+        >>> page = mct.report.html(compared, parts=[], parameters={})
+        >>> page[:15]
+        '<!doctype html>'
+    """
     name = comparison.trace.model.name
     model = f"the tutorial model{name.removeprefix('tutorial')}" if name in BUILT_IN else Path(name).name if Path(name).is_absolute() else name
     environment = Environment(loader=PackageLoader("mctrace_nb", "templates"), autoescape=select_autoescape(["html"]))
@@ -245,7 +278,12 @@ def html(comparison: Comparison, parts: list[Section], parameters: dict) -> str:
 
 def write(out: str | Path, comparison: Comparison, parameters: dict | None = None, positions_of: str = "", sure: Stability | None = None,
           tried=None) -> Path:
-    """Writes all files of a run into `out` (made if missing); returns the path of the report. positions_of, sure, tried: see `sections`."""
+    """Writes all files of a run into `out` (made if missing); returns the path of the report. positions_of, sure, tried: see `sections`.
+
+        >>> compared = mct.compare(trace, "greedy,top-k", budgets=[1, 2], budget=2)
+        >>> mct.report.write("first", compared).name
+        'report.html'
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     parameters, parts = dict(parameters or {}), sections(comparison, positions_of, sure, tried)

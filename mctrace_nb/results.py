@@ -27,6 +27,10 @@ class Selection:
     backwards, seconds: what the search had spent when it had this set, smaller budgets of the same front included. band: for the random control, 5th and 95th percentile over the draws.
     history: one dict an epoch; trajectory: the mask after each epoch, `(epochs + 1, N)` (relaxed searches only).
     kinds, corruption, positions: what was replaced, by what, and where, as in the trace.
+
+        >>> best = mct.search(trace, "guided", budgets=[2])[2]
+        >>> best.components, round(best.effect, 2)
+        (('L1H2', 'L2H2'), 13.98)
     """
 
     method: str
@@ -75,6 +79,13 @@ class Front:
     """What one method found at each budget: `selections[i]` is its set for the i-th budget.
 
     A method may leave a budget out (it never got there), or give a smaller set (`size < budget`).
+
+        >>> front = mct.search(trace, "greedy", budgets=[1, 2, 3])
+        >>> front.to_frame()[["budget", "effect", "components"]].round(2)
+           budget  effect      components
+        0       1    9.46            L1H2
+        1       2   13.98       L1H2;L2H2
+        2       3   17.06  L1H2;L2H1;L2H2
     """
 
     method: str

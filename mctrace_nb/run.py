@@ -14,6 +14,8 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.parameters import NOTEBOOK, validate
 from mctrace_nb.shipped import shipped
 
+__all__ = ["AnalysisFailed", "analyse", "execute_notebooks"]
+
 MARKS = ("analysis.ipynb", "result.json")  # by these a folder is known as an earlier run
 QUIET = ["--log-level=ERROR"]  # kernels warn at every start about a transport that never leaves the machine
 START_SECONDS = 300  # a kernel that has not answered by then never will, however busy the machine
@@ -21,7 +23,12 @@ START_SECONDS = 300  # a kernel that has not answered by then never will, howeve
 
 class AnalysisFailed(RuntimeError):
     """A notebook did not come to its end. cell: the number of the code cell it stopped in, if known, and its source; name: of the error;
-    said: the error's own message; folder: what is left to look at, if anything is kept."""
+    said: the error's own message; folder: what is left to look at, if anything is kept.
+
+        >>> failed = mct.run.AnalysisFailed("cell 3 raised KeyError", cell=3, name="KeyError")
+        >>> str(failed), failed.cell
+        ('cell 3 raised KeyError', 3)
+    """
 
     def __init__(self, message: str, cell: int | None = None, source: str = "", name: str = "", said: str = ""):
         super().__init__(message)
@@ -54,6 +61,13 @@ def analyse(parameters: dict, out: str | Path, force: bool = False, progress: bo
 
     Everything is made in a temporary folder beside `out` and moved there at the end. Raises InputError for bad input
     (nothing is left), AnalysisFailed if the notebook fails otherwise (`analysis.failed.ipynb` and `error.json` are left).
+
+        >>> mct.run.analyse(dict(task="names", budget=2), "first").name  # doctest: +SKIP
+        'report.html'
+        >>> mct.run.analyse(dict(task="names", budgett=2), "runs/first")
+        Traceback (most recent call last):
+            ...
+        mctrace_nb.errors.InputError: unknown parameter 'budgett'; did you mean 'budget'? (there are: ...
     """
     out = Path(out).expanduser().resolve()
     check_out(out, force)
@@ -183,6 +197,11 @@ def execute_notebooks(places: Iterable[str | Path]) -> list[Path]:
     """Runs notebooks, or all of a folder, with their own defaults and saves them with their outputs; widgets keep their picture.
 
     Raises InputError for a place without a notebook.
+
+        >>> import nbformat
+        >>> nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")]), "sum.ipynb")
+        >>> done = mct.run.execute_notebooks(["sum.ipynb"])
+        running sum.ipynb ... s
     """
     import nbformat
     from nbclient import NotebookClient

@@ -166,6 +166,10 @@ def search(trace: Effects, method: str = "greedy", budgets: Iterable[int] | int 
     runs are not counted as work.
 
     Raises InputError for an unknown method, direction or option, or a budget out of range.
+
+        >>> front = mct.search(trace, "guided", budgets=range(1, 4))
+        >>> print(front[2])
+        guided: {L1H2, L2H2} effect 13.980, held-out 14.291 [13.484, 15.234]
     """
     run = METHODS[one_of(method, METHODS, "method")]
     one_of(direction, SCORE, "direction")

@@ -245,6 +245,9 @@ def join_ranks() -> bool:
     Models must be loaded by `load_model` afterwards, from a path that is the same for all. What rank 0 does with them goes on as on one
     process: prompts are shared out, effects and gradients are summed. Exits with status 1 where rank 0 dies. Raises `ranks.Lost` where
     the processes do not find each other.
+
+        >>> mct.join_ranks()  # one process: nothing to join
+        True
     """
     if ranks.my_rank() is None:
         return True

@@ -22,6 +22,8 @@ from mctrace_nb.plots import INK, LINES, Figure, canvas_of
 from mctrace_nb.published import published_config
 from mctrace_nb.tracing import Trace
 
+__all__ = ["cost_table", "costs", "fitted", "measure", "measured_and_expected", "memory_bars"]
+
 PARTS = {"weights": "#0072B2", "cache": "#E69F00", "prefix": "#CC79A7", "forward": "#56B4E9", "backward": "#D55E00"}
 SAID = {"cache": "cached values", "forward": "forward pass", "backward": "backward pass"}
 HATCHES = {"weights": "", "cache": "///", "prefix": "xx", "forward": "...", "backward": "\\\\"}
@@ -39,6 +41,9 @@ def costs(model: str, n: int = 64, tokens: int = 16, method: str = "greedy", bud
 
     n: search prompts; tokens: of a prompt; budget: the search goes from 1 to it, or to all components there are; batch_rows:
     0 leaves it to the kit. Raises InputError for a model without published sizes.
+
+        >>> mct.sizing.costs("gpt2", n=8, budget=2)["head_output"].rows
+        {'greedy': 2296}
     """
     lm = published_skeleton(model, dtype)
     most = {kind: min(budget, len(lm.components(kind))) for kind in KINDS if kind != "residual"}
@@ -48,7 +53,17 @@ def costs(model: str, n: int = 64, tokens: int = 16, method: str = "greedy", bud
 
 def cost_table(models: Sequence[str], **options):
     """A frame of the cost of a run, a row for each model and kind of component: components, rows, memory of the weights and of
-    the run beside them in GiB, and minutes on this machine's CPU. options: as for `costs`."""
+    the run beside them in GiB, and minutes on this machine's CPU. options: as for `costs`.
+
+        >>> mct.sizing.cost_table(["gpt2"], n=8, budget=2).iloc[:, :3].round(2)
+          model          kind  components
+        0  gpt2  head_pattern         144
+        1  gpt2   head_output         144
+        2  gpt2    attn_block          12
+        3  gpt2    mlp_neuron       36864
+        4  gpt2    mlp_output        9216
+        5  gpt2     mlp_block          12
+    """
     import pandas as pd
 
     return pd.DataFrame([dict(model=model, kind=kind, components=cost.components, rows=sum(cost.rows.values()),
@@ -90,6 +105,10 @@ def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 
     memory that tensors took at once beside the weights and what the trace keeps, and what was expected of both.
 
     The values to put in are recorded first and not counted. Times vary from run to run; memory does not.
+
+        >>> mct.measure(trace, masks=[8])[["components", "masks", "rows"]]
+           components  masks  rows
+        0          12      8    64
     """
     import pandas as pd
 
@@ -119,7 +138,11 @@ def measure(trace: Trace, masks: Sequence[int] = (8, 32, 128, 256), seed: int = 
 
 def fitted(measured):
     """A frame of straight lines through the seconds of `measure`, a row a model: milliseconds a row measured and expected, and
-    `scan_seconds`, what replacing each component alone would take on as many prompts."""
+    `scan_seconds`, what replacing each component alone would take on as many prompts.
+
+        >>> mct.sizing.fitted(mct.measure(trace, masks=[2, 8])).columns.tolist()
+        ['model', 'components', 'ms_a_row', 'expected_ms_a_row', 'scan_seconds']
+    """
     import pandas as pd
 
     found = []
@@ -132,7 +155,11 @@ def fitted(measured):
 
 
 def measured_and_expected(measured) -> Figure:
-    """Seconds and memory against rows from `measure`, a line a model; dashed what was expected."""
+    """Seconds and memory against rows from `measure`, a line a model; dashed what was expected.
+
+        >>> print(mct.sizing.measured_and_expected(mct.measure(trace, masks=[2, 8])))
+        Two line charts, of seconds and of memory, against 16 to 64 rows; measured and, dashed, expected. ...
+    """
     canvas, axes = canvas_of(7.5, 5.2, rows=2, sharex=True)
     for (name, part), (colour, marker) in zip(measured.groupby("model", sort=False), LINES):
         for axis, column in zip(axes, ("seconds", "mib")):
@@ -152,7 +179,11 @@ def measured_and_expected(measured) -> Figure:
 
 
 def memory_bars(costs: dict[str, Cost], cap: float = 0, title: str = "") -> Figure:
-    """The parts of the memory of a run, a bar for each name; cap: a limit in GiB, drawn as a line (0: none)."""
+    """The parts of the memory of a run, a bar for each name; cap: a limit in GiB, drawn as a line (0: none).
+
+        >>> print(mct.sizing.memory_bars(mct.sizing.costs("gpt2", n=8, budget=2), cap=8))
+        Stacked bars of the memory of a run, in parts, for head_pattern, head_output, attn_block, ...
+    """
     canvas, (axis,) = canvas_of(7.5, 0.42 * len(costs) + 1.5)
     left = np.zeros(len(costs))
     for part, colour in PARTS.items():

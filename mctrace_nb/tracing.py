@@ -45,6 +45,12 @@ class Trace(Effects):
 
     Raises InputError for anything that cannot be traced: prompts of unequal length where positions must be aligned,
     a kind without values, a model whose probabilities are not finite.
+
+        >>> trace = mct.Trace(model, task, components="head_output")
+        >>> trace.effects(["L1H1", "L2H0"]).shape
+        torch.Size([8])
+        >>> print(trace.total_effect())
+        17.050 [15.584, 18.867] (n = 8)
     """
 
     def __init__(self, model: LanguageModel, task: Task, components: str | Sequence[str] | Components = "head_pattern",

@@ -81,6 +81,16 @@ def sweep(trace: Trace, window: int = 1, progress: bool = True) -> Sweep:
     there `window` is 1 for the residual stream and 10 for attention and MLPs, so many layers around each one together.
 
     Raises InputError for a trace of other kinds or positions, or a window below 1.
+
+        >>> picture = mct.sweep(mct.Trace(model, task, "residual"))
+        >>> picture.by_role().round(1)
+        layer                    0    1     2
+        tokens
+        earlier tokens         0.0  0.0   0.0
+        last subject token    17.1  9.4   0.0
+        first token after it  -0.0 -0.0   0.0
+        further tokens        -0.0 -0.0   0.0
+        last token            -0.1  7.4  17.1
     """
     kinds = trace.components.kinds
     if len(kinds) != 1 or kinds[0] not in BLOCK_KINDS or trace.positions != "all":
@@ -129,6 +139,18 @@ def evidence(trace: Effects, selection: Selection, draws: int = 100, seed: int =
     the others still do without it); the total effect; other random sets of the same size (mean, and the 5th and 95th percentile
     over draws in place of an interval), with the share of them that do at least as much as the set, in the `direction` of the
     search, in column `beaten_by`.
+
+        >>> best = mct.search(trace, "guided", budgets=[2])[2]
+        >>> mct.evidence(trace, best)[["what", "prompts", "effect"]].round(2)
+                              what   prompts  effect
+        0                  the set    search   13.98
+        1    everything outside it    search    4.71
+        2             total effect    search   17.05
+        3  random sets of its size    search    2.96
+        4                  the set  held-out   14.29
+        5    everything outside it  held-out    5.10
+        6             total effect  held-out   17.58
+        7  random sets of its size  held-out    3.06
     """
     import pandas as pd
 
@@ -155,6 +177,13 @@ def speech(trace: Trace, selection: Selection, prompts: int = 3, tokens: int = 8
 
     Columns: prompt, run, next (the likeliest next tokens with their probabilities), text (the greedy continuation). Empty where the
     selection cannot be applied: see `apply.applicable`.
+
+        >>> best = mct.search(trace, "guided", budgets=[2])[2]
+        >>> mct.speech(trace, best, prompts=1, tokens=2, top=1)[["run", "text"]]
+                             run     text
+        0              untouched  Peter .
+        1       the set replaced  Julia .
+        2  counterfactual prompt  Julia .
     """
     import pandas as pd
 
@@ -176,6 +205,11 @@ def answers(trace: Trace, chosen, prompt: int = 0, top: int = 4):
     Columns: token, answer ("target", "foil", or "" for the tokens that are likeliest beside them, before or after), before, after.
     Of an answer of several tokens the first stands, with dots behind it. top: rows. Works for every corruption of a trace.
     Raises InputError for labels or a prompt that the trace does not have.
+
+        >>> mct.answers(trace, ["L1H2", "L2H2"], prompt=0, top=2).round(2)
+           token  answer  before  after
+        0  Julia  target     0.0    1.0
+        1  Peter    foil     1.0    0.0
     """
     import pandas as pd
 
@@ -201,6 +235,13 @@ def transfer(selections: Sequence[Selection], traces: Sequence[Effects], draws: 
     A row each: found (method and set), on (model and task), effect, ci_low, ci_high, share of the total effect, and beaten_by,
     the share of other random sets of that size that do at least as much, in the `direction` of the search. Raises InputError
     where a model lacks one of the components.
+
+        >>> best = mct.search(trace, "guided", budgets=[2])[2]
+        >>> other = mct.Trace(model, mct.load_task("binding", model, n=16), "head_output")
+        >>> mct.transfer([best], [trace, other])[["found", "on", "effect", "share"]].round(2)
+                        found                 on  effect  share
+        0  guided: L1H2, L2H2    tutorial, names   13.98   0.82
+        1  guided: L1H2, L2H2  tutorial, binding    0.02   0.00
     """
     import pandas as pd
 
@@ -227,6 +268,10 @@ def known(model: LanguageModel, task: Task) -> Task:
     """The task with only those pairs whose base prompt the model continues with the foil, its own answer (first token).
 
     As in Meng et al. 2022: what a model does not know cannot be traced in it. Raises InputError if nothing is left.
+
+        >>> known = mct.known(model, mct.load_task("facts", model, n=16))
+        >>> len(known.search), known.notes
+        (8, ('16 of 16 pairs kept: the model knows their base answer',))
     """
     metric = Metric("knows", _knows, differentiable=False, reads_logits=True)
     kept = []

@@ -18,6 +18,8 @@ from typing import Callable
 from mctrace_nb.contract import check_contract
 from mctrace_nb.errors import InputError
 
+__all__ = ["NotYet", "expect", "graded", "number", "pair", "solution", "source", "stub", "tutorial_trace"]
+
 ROUNDING = 1e-5  # nats that one prompt at a time may differ from all at once
 _REGION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION\n?", re.M | re.S)
 
@@ -29,24 +31,46 @@ def __getattr__(name: str):
 
 
 class NotYet(Exception):
-    """Says what is wrong with a learner's function, and what is misunderstood."""
+    """Says what is wrong with a learner's function, and what is misunderstood.
+
+        >>> raise mct.check.NotYet("heads are counted from 0")
+        Traceback (most recent call last):
+            ...
+        mctrace_nb.check.NotYet: heads are counted from 0
+    """
 
 
 def expect(condition, misconception: str) -> None:
-    """Raises NotYet unless the condition holds."""
+    """Raises NotYet unless the condition holds.
+
+        >>> mct.check.expect(abs(0.1 + 0.2 - 0.3) < mct.check.ROUNDING, "sums of floats are rounded")
+        >>> mct.check.expect(0.1 + 0.2 == 0.3, "sums of floats are rounded")
+        Traceback (most recent call last):
+            ...
+        mctrace_nb.check.NotYet: sums of floats are rounded
+    """
     if not condition:
         raise NotYet(misconception)
 
 
 def pair(found, what: str) -> tuple:
-    """The two things that a learner returned, in whatever holds two: a tuple, a list, an array. what: what they should be."""
+    """The two things that a learner returned, in whatever holds two: a tuple, a list, an array. what: what they should be.
+
+        >>> mct.check.pair([1.5, 2.0], "the total and the direct effect")
+        (1.5, 2.0)
+    """
     two = isinstance(found, (tuple, list)) or getattr(found, "ndim", 0) == 1
     expect(two and len(found) == 2, f"return {what}, not {found!r}")
     return tuple(found)
 
 
 def number(found, what: str = "one number") -> float:
-    """The number that a learner returned, of Python, NumPy or torch. what: what it should be."""
+    """The number that a learner returned, of Python, NumPy or torch. what: what it should be.
+
+        >>> import torch
+        >>> mct.check.number(torch.tensor(2.5))
+        2.5
+    """
     one = (isinstance(found, (int, float)) and not isinstance(found, bool)) or getattr(found, "ndim", 1) == 0
     expect(one, f"return {what}, not {type(found).__name__}")
     return float(found)
@@ -68,7 +92,11 @@ def no_hook_left(lm, before: int, misconception: str) -> None:
 
 @lru_cache(16)
 def tutorial_trace(task: str, kind: str | tuple[str, ...] = "head_output", n: int = 16, seed: int = 0, **options):
-    """A trace of the tutorial model, on prompts that no lesson shows. options: those of `Trace`."""
+    """A trace of the tutorial model, on prompts that no lesson shows. options: those of `Trace`.
+
+        >>> len(mct.check.tutorial_trace("names", n=8).task.search)
+        4
+    """
     import mctrace_nb as mct
 
     lm = mct.load_model("tutorial", device="cpu")
@@ -89,7 +117,12 @@ def drifting(lm):
 
 
 def graded(check: Callable[[Callable], str]) -> Callable[[Callable], str]:
-    """Makes one line of whatever comes of a check: what it returns, NotYet, or an error in the learner's function."""
+    """Makes one line of whatever comes of a check: what it returns, NotYet, or an error in the learner's function.
+
+        >>> check = mct.check.graded(lambda function: f"{function(2)} is twice 2")
+        >>> check(lambda x: 2 * x), check(None)
+        ('right: 4 is twice 2', 'not yet: give the function itself, not what it returns (None)')
+    """
     @wraps(check)
     def one_line(function) -> str:
         if not callable(function):
@@ -106,7 +139,11 @@ def graded(check: Callable[[Callable], str]) -> Callable[[Callable], str]:
 
 
 def source(notebook: str, number: int) -> str:
-    """A solution as it is written, with its markers. Raises InputError for an exercise that there is not."""
+    """A solution as it is written, with its markers. Raises InputError for an exercise that there is not.
+
+        >>> print(mct.check.source("nb00", 1).splitlines()[0])
+        def share_of_total(trace, labels):
+    """
     solutions = import_module(f"{__name__}.{notebook}").SOLUTIONS
     if not 1 <= number <= len(solutions):
         raise InputError(f"{notebook} has no exercise {number}; give 1 to {len(solutions)}")
@@ -114,10 +151,18 @@ def source(notebook: str, number: int) -> str:
 
 
 def stub(notebook: str, number: int) -> str:
-    """What the learner starts from: the solution with its region replaced by NotImplementedError."""
+    """What the learner starts from: the solution with its region replaced by NotImplementedError.
+
+        >>> print(mct.check.stub("nb00", 1).splitlines()[-1])
+            raise NotImplementedError("your lines here")
+    """
     return _REGION.sub(r'\1raise NotImplementedError("your lines here")\n', source(notebook, number)).rstrip()
 
 
 def solution(notebook: str, number: int) -> str:
-    """The folded solution of an exercise, as Markdown."""
+    """The folded solution of an exercise, as Markdown.
+
+        >>> print(mct.check.solution("nb00", 1).splitlines()[0])
+        <details><summary>Solution</summary>
+    """
     return f"<details><summary>Solution</summary>\n\n```python\n{source(notebook, number).rstrip()}\n```\n\n</details>"

@@ -16,6 +16,8 @@ from mctrace_nb.distill.problems import CHOICES, DAYS, RING, SIZES, Problem, der
 from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.tasks import Task
 
+__all__ = ["BEHAVIOURS", "behaviour"]
+
 BEHAVIOURS = ("road", "size", "sum", "arrive")
 UNSURE = ("road", "size")  # where the grammar forks
 
@@ -24,6 +26,13 @@ def behaviour(name: str, model, n: int = 64, seed: int = 0) -> Task:
     """n prompt pairs to search on and n held-out ones of one behaviour, from problems that no training text holds; each problem occurs once.
 
     model: a `LanguageModel` of the grammar. Raises InputError for a name or a number that there is not.
+
+        >>> from mctrace_nb.distill import experiment
+        >>> teacher, tokenizer = experiment.load_teacher()
+        >>> traced = mct.load_model(teacher, tokenizer=tokenizer)
+        >>> task = mct.distill.behaviours.behaviour("arrive", traced, n=4)
+        >>> task.text(task.search[0].base)
+        'on mon from 17 to 15 by 1 2 5 : -2 15 -2 13'
     """
     one_of(name, BEHAVIOURS, "behaviour")
     if n < 2:

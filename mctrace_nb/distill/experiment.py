@@ -31,6 +31,8 @@ from mctrace_nb.errors import InputError, one_of
 from mctrace_nb.progress import bar
 from mctrace_nb.shipped import shipped
 
+__all__ = ["Plan", "calibrated_tau", "evaluate", "experiment", "load", "load_student", "load_teacher", "prompts", "summary"]
+
 EVALUATION_SEED = 2000  # of held-out problems, the same for every run; sizes and recipes were chosen on seed 1000
 FULL = "eopd_full"  # EOPD whose forward KL sees the whole vocabulary
 INHERITED = "inherited"  # of students cut out of the teacher; alone: their start
@@ -41,7 +43,11 @@ STARTS = ("start", INHERITED)
 @dataclass(frozen=True)
 class Plan:
     """What is run. arms: objectives for students with a start of their own; inherited: for students cut out of the teacher. tau: of the
-    gate, in nats. problems x answers: size of the final evaluation."""
+    gate, in nats. problems x answers: size of the final evaluation.
+
+        >>> mct.distill.experiment.Plan(arms=("opd",), inherited=(), seeds=(0,)).runs()
+        ['teacher', 'start-0', 'opd-0']
+    """
 
     arms: tuple[str, ...] = (*ARMS, FULL)
     inherited: tuple[str, ...] = ("opd", "eopd")
@@ -71,7 +77,13 @@ class Plan:
 
 
 def load(folder) -> tuple:
-    """A model of this experiment, in eval mode, and its tokenizer. Raises InputError if a file of either is not there, or cannot be read."""
+    """A model of this experiment, in eval mode, and its tokenizer. Raises InputError if a file of either is not there, or cannot be read.
+
+        >>> from mctrace_nb.shipped import shipped
+        >>> student, tokenizer = mct.distill.experiment.load(shipped("data/distill/eopd"))
+        >>> student.config.n_layer
+        2
+    """
     lacking = [name for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json") if not (Path(folder) / name).exists()]
     if lacking:
         raise InputError(f"{folder} holds no {', '.join(lacking)}; give a folder that 'python -m mctrace_nb.distill models' or 'experiment' has written")
@@ -83,23 +95,45 @@ def load(folder) -> tuple:
 
 
 def load_teacher():
-    """The shipped teacher and its tokenizer."""
+    """The shipped teacher and its tokenizer.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> teacher.config.n_layer
+        4
+    """
     return load(shipped("data/distill/teacher"))
 
 
 def load_student(name: str = "student"):
-    """A shipped student and its tokenizer: "student" before distillation, or what "opd" or "eopd" made of it (seed 0)."""
+    """A shipped student and its tokenizer: "student" before distillation, or what "opd" or "eopd" made of it (seed 0).
+
+        >>> student, tokenizer = mct.distill.experiment.load_student("opd")
+        >>> student.config.n_layer
+        2
+    """
     return load(shipped(f"data/distill/{one_of(name, STUDENTS, 'student')}"))
 
 
 def prompts(tokenizer, seed: int | str):
-    """Endless prompts (token ids) of training problems."""
+    """Endless prompts (token ids) of training problems.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> tokenizer.decode(next(mct.distill.experiment.prompts(tokenizer, seed=0)))
+        '<bos> on tue from 11 to 18 by 1 5 7 :'
+    """
     for problem in problems.problems(seed):
         yield tokenizer(problem.prompt)["input_ids"]
 
 
 def evaluate(both: Pair, tokenizer, tau: float, n: int = 256, answers: int = 16, seed: int = EVALUATION_SEED, held_out: bool = True) -> dict:
-    """The student of a pair on n problems, `answers` answers each: `right_answers` and `token_measures` on what it wrote."""
+    """The student of a pair on n problems, `answers` answers each: `right_answers` and `token_measures` on what it wrote.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> both = mct.distill.pairs.pair(mct.distill.experiment.load_student("opd")[0], teacher, tokenizer)
+        >>> found = mct.distill.experiment.evaluate(both, tokenizer, tau=0.8, n=8, answers=8)
+        >>> round(found["avg"], 1)
+        0.1
+    """
     asked = problems.distinct_problems(n, seed, held_out)
     generator, found, student, teacher, valid = torch.Generator().manual_seed(seed), [], [], [], []
     for i in range(0, n, 32):
@@ -117,7 +151,13 @@ def evaluate(both: Pair, tokenizer, tau: float, n: int = 256, answers: int = 16,
 
 
 def calibrated_tau(both: Pair, tokenizer, percentile: float = 80.0, n: int = 512, seed: int = 0) -> float:
-    """`calibrate_tau` on what the student writes to n training prompts now."""
+    """`calibrate_tau` on what the student writes to n training prompts now.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> both = mct.distill.pairs.pair(mct.distill.experiment.load_student()[0], teacher, tokenizer)
+        >>> round(mct.distill.experiment.calibrated_tau(both, tokenizer, n=64), 1)
+        1.2
+    """
     source = prompts(tokenizer, f"calibrate/{seed}")
     written = write_rollouts(both.student, [next(source) for _ in range(n)], both.end, problems.ANSWER_TOKENS + 1, seed, both.vocabulary, both.pad)
     return calibrate_tau(entropy(both.teacher_logp(written)), written.valid, percentile)
@@ -174,6 +214,15 @@ def experiment(plan: Plan, out: Path, workers: int = 1) -> pd.DataFrame:
     """Runs whatever of a plan is missing in a folder, `workers` processes of one thread each; returns and writes `results.csv`.
 
     Raises InputError for a folder of another plan, or one at which somebody else is at work.
+
+        >>> from mctrace_nb.distill import experiment, loop, models
+        >>> training, start = loop.Training(steps=1, batch=8), models.Recipe(layers=2, width=36, steps=1)
+        >>> plan = experiment.Plan(("opd",), (), (0,), training=training, start=start, problems=2, answers=8)
+        >>> experiment.experiment(plan, "runs")[["arm", "seed"]]
+               arm  seed
+        0      opd   0.0
+        1    start   0.0
+        2  teacher   NaN
     """
     out = Path(out)
     (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -224,7 +273,17 @@ def histories(out: Path) -> pd.DataFrame:
 def summary(table: pd.DataFrame, measures=("avg", "pass@8", "distinct", "spread", "student_entropy", "high_student",
                                            "forward_kl_gated", "reverse_kl_gated", "forward_kl_ungated", "reverse_kl_ungated")) -> pd.DataFrame:
     """Means over seeds, with intervals: a row per arm and measure; `less_opd` and its ends: the paired difference to plain OPD of students
-    with the same start."""
+    with the same start.
+
+        >>> import pandas as pd
+        >>> from mctrace_nb.shipped import shipped
+        >>> table = pd.read_csv(shipped("data/distill/results.csv"))
+        >>> mct.distill.experiment.summary(table, ["avg"]).iloc[:3, :5].round(2)
+                      arm measure  mean   low  high
+        0            eopd     avg  0.19  0.17  0.21
+        1       eopd_full     avg  0.18  0.16  0.21
+        2  eopd_inherited     avg  0.24  0.24  0.25
+    """
     rows = []
     for arm, of in table.groupby("arm", sort=False):
         for measure in measures:

@@ -16,11 +16,17 @@ from mctrace_nb.distill.rollouts import write_rollouts
 from mctrace_nb.errors import InputError
 from mctrace_nb.progress import bar
 
+__all__ = ["Training", "distill", "rollout_speed"]
+
 
 @dataclass(frozen=True)
 class Training:
     """How long and how fast. Each step writes one answer to each of `batch` prompts and takes `updates` optimiser steps, each on its
-    share of them (the paper: 128 and 4); the learning rate falls to zero along a cosine, as in the paper."""
+    share of them (the paper: 128 and 4); the learning rate falls to zero along a cosine, as in the paper.
+
+        >>> mct.distill.loop.Training(steps=10).updates
+        4
+    """
 
     steps: int = 200
     batch: int = 128
@@ -45,6 +51,13 @@ def distill(pair: Pair, prompts: Iterable[Sequence[int]], objective: Objective, 
     Raises InputError if a gated objective finds the gate shut at every token of the first batch, if the prompts run out, and as
     `write_rollouts` and `losses` do. The student is left in eval mode, in which it is also trained: under dropout the ratio to the rollout
     policy would not start at 1.
+
+        >>> from mctrace_nb.distill import experiment, losses, loop, pairs
+        >>> teacher, tokenizer = experiment.load_teacher()
+        >>> both = pairs.pair(experiment.load_student()[0], teacher, tokenizer)
+        >>> history = loop.distill(both, experiment.prompts(tokenizer, 0), losses.Objective("eopd"), loop.Training(steps=2, batch=32, every=1))
+        >>> [round(row["gate"], 1) for row in history]
+        [0.3, 0.2]
     """
     student, share = pair.student.eval(), training.batch // training.updates
     pair.teacher.eval()
@@ -90,6 +103,14 @@ def rollout_speed(pair: Pair, prompts: Sequence[Sequence[int]], objective: Objec
     `scoring_seconds` (by the teacher), `loss_seconds` (the student's pass over the texts, loss, backward pass), `update_seconds`, and all
     together, `seconds`; the share of writing, the tokens written, and how many a second while writing. The student is not changed: the
     learning rate is 0.
+
+        >>> from mctrace_nb.distill import experiment, losses, loop, pairs
+        >>> teacher, tokenizer = experiment.load_teacher()
+        >>> both = pairs.pair(experiment.load_student()[0], teacher, tokenizer)
+        >>> ids = experiment.prompts(tokenizer, 0)
+        >>> speed = loop.rollout_speed(both, [next(ids) for _ in range(4)], losses.Objective("opd"), new_tokens=4, repeats=1)
+        >>> sorted(speed)[:3]
+        ['generation_seconds', 'generation_share', 'loss_seconds']
     """
     optimiser, rows = torch.optim.AdamW(pair.student.parameters(), lr=0.0), []
     for i in range(repeats + 1):

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from mctrace_nb.errors import InputError, one_of
 
+__all__ = ["Losses", "Objective", "calibrate_tau", "clipped_reverse_kl", "entropy", "generalised_jsd", "kl", "losses", "picked", "top_k_forward_kl"]
+
 # What each objective adds up: a form of reverse KL on every token, and forward KL on no, gated or all tokens.
 ARMS = {
     "opd": ("clipped", "none"),             # on-policy distillation: reverse KL alone
@@ -38,6 +40,9 @@ class Objective:
     generalised JSD, 0 is forward and 1 reverse KL.
 
     Raises InputError for an unknown name or a value out of range.
+
+        >>> mct.distill.losses.Objective("eopd", tau=0.5)
+        Objective(name='eopd', tau=0.5, alpha=1.0, k=16, clip=0.2, beta=0.5)
     """
 
     name: str = "eopd"
@@ -59,7 +64,14 @@ class Objective:
 @dataclass(frozen=True)
 class Losses:
     """`total` is the token mean that is to be minimised; the others, `(B, T)`, say what it is made of (0 outside valid tokens): either KL
-    without its weight, forward 0 where the gate is shut; whether the gate is open; the teacher's entropy."""
+    without its weight, forward 0 where the gate is shut; whether the gate is open; the teacher's entropy.
+
+        >>> import torch
+        >>> logp, tokens, valid = torch.tensor([[[0.5, 0.5]]]).log(), torch.tensor([[0]]), torch.tensor([[True]])
+        >>> found = mct.distill.losses.losses(logp, logp, tokens, mct.distill.losses.picked(logp, tokens), valid)
+        >>> found.entropy.round(decimals=2), found.gate
+        (tensor([[0.6900]]), tensor([[False]]))
+    """
 
     total: Tensor
     reverse: Tensor
@@ -74,17 +86,33 @@ class Losses:
 
 
 def entropy(logp: Tensor) -> Tensor:
-    """`(..., V)` -> `(...)`: entropy in nats."""
+    """`(..., V)` -> `(...)`: entropy in nats.
+
+        >>> import torch
+        >>> mct.distill.losses.entropy(torch.tensor([0.5, 0.5]).log()).round(decimals=2)
+        tensor(0.6900)
+    """
     return -(logp.exp() * logp).sum(-1)
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) of log-probabilities `(..., V)` -> `(...)`."""
+    """KL(p || q) of log-probabilities `(..., V)` -> `(...)`.
+
+        >>> import torch
+        >>> p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+        >>> mct.distill.losses.kl(p, q).round(decimals=2)
+        tensor(0.5100)
+    """
     return (p.exp() * (p - q)).sum(-1)
 
 
 def picked(logp: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability of one word each: `(..., V)`, `(...)` -> `(...)`."""
+    """Log-probability of one word each: `(..., V)`, `(...)` -> `(...)`.
+
+        >>> import torch
+        >>> mct.distill.losses.picked(torch.tensor([[0.9, 0.1]]).log(), torch.tensor([1])).exp()
+        tensor([0.1000])
+    """
     return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
@@ -92,6 +120,11 @@ def clipped_reverse_kl(new: Tensor, old: Tensor, teacher: Tensor, clip: float = 
     """The sampled-token surrogate from log-probabilities of the written tokens, each `(B, T)`: under the student that is trained, the
     student that wrote, and the teacher. Its mean over texts is minus the mean advantage at new = old: the reverse KL; its gradient
     there is that of the reverse KL. No baseline, no whitening.
+
+        >>> import torch
+        >>> new, teacher = torch.tensor([[-1.0]]), torch.tensor([[-3.0]])
+        >>> mct.distill.losses.clipped_reverse_kl(new, new, teacher)
+        tensor([[2.]])
     """
     advantage = (teacher - old).detach()
     ratio = (new - old.detach()).exp()
@@ -103,6 +136,11 @@ def top_k_forward_kl(student: Tensor, teacher: Tensor, k: int | None) -> Tensor:
 
     Equal to KL(q || pi(. | S)) - log pi(S), S being the top k: a student equal to the teacher still pays -log p(S), and is still pulled
     towards S. The teacher is no stationary point unless k covers the vocabulary.
+
+        >>> import torch
+        >>> student, teacher = torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.5, 0.4, 0.1]).log()
+        >>> mct.distill.losses.top_k_forward_kl(student, teacher, k=2).round(decimals=2)
+        tensor(0.3100)
     """
     if k is None or k >= teacher.shape[-1]:
         return kl(teacher, student)
@@ -114,6 +152,11 @@ def generalised_jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     """beta KL(p || m) + (1 - beta) KL(pi || m), m = beta p + (1 - beta) pi; p the teacher, pi the student. `(..., V)` -> `(...)`.
 
     The ends are limits: beta = 0 is the forward KL(p || pi), beta = 1 the reverse KL(pi || p) (Agarwal et al. 2023, as in TRL).
+
+        >>> import torch
+        >>> p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+        >>> mct.distill.losses.generalised_jsd(q, p, beta=0.5).round(decimals=2)
+        tensor(0.1000)
     """
     if beta == 0:
         return kl(teacher, student)
@@ -149,6 +192,14 @@ def losses(student: Tensor, teacher: Tensor, tokens: Tensor, old: Tensor, valid:
     tokens when they were written; gradients flow to `student` alone. Whatever stands outside `valid` is not looked at.
 
     Raises InputError as `check` does.
+
+        >>> from mctrace_nb.distill import losses
+        >>> import torch
+        >>> student, teacher = (torch.tensor([[p]]).log() for p in ([0.9, 0.1], [0.5, 0.5]))
+        >>> tokens, valid = torch.tensor([[0]]), torch.tensor([[True]])
+        >>> found = losses.losses(student, teacher, tokens, losses.picked(student, tokens), valid, losses.Objective("forward", k=None))
+        >>> found.total.round(decimals=2)
+        tensor(0.5100)
     """
     check(student, teacher, tokens, old, valid)
     # padding may hold anything, also what is not a number, and 0 * nan is nan in the backward pass
@@ -176,6 +227,10 @@ def calibrate_tau(entropies: Tensor, valid: Tensor, percentile: float = 80.0) ->
 
     For other pairs than the paper's, to which 0.8 nats may be much or little. Raises InputError for a percentile out of range, no valid
     token, or a percentile that is also the largest entropy: above it, the gate would never open.
+
+        >>> import torch
+        >>> mct.distill.losses.calibrate_tau(torch.arange(11.0), torch.ones(11, dtype=torch.bool), percentile=80)
+        8.0
     """
     if not 0 <= percentile < 100:
         raise InputError(f"percentile={percentile!r} is out of range; give one from 0 to below 100")

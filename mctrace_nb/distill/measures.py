@@ -14,12 +14,17 @@ from mctrace_nb.distill.losses import entropy, kl, top_k_forward_kl
 from mctrace_nb.errors import InputError
 from mctrace_nb.stats import Estimate
 
+__all__ = ["over_seeds", "paired", "pass_at_k", "right_answers", "token_measures"]
+
 
 def pass_at_k(n, correct, k: int) -> np.ndarray:
     """Probability that k answers, drawn without replacement from n of which `correct` are right, hold a right one:
     1 - C(n - c, k) / C(n, k), the unbiased estimator of Pass@k (Chen et al. 2021). n and correct broadcast.
 
     Raises InputError unless 1 <= k <= n and 0 <= correct <= n.
+
+        >>> mct.distill.measures.pass_at_k(n=4, correct=[0, 1, 2], k=2).round(2)
+        array([0.  , 0.5 , 0.83])
     """
     n, c = np.broadcast_arrays(np.asarray(n), np.asarray(correct))
     if not (1 <= k <= n.min() and (c >= 0).all() and (c <= n).all()):
@@ -37,6 +42,10 @@ def right_answers(found: Sequence[Sequence[Hashable | None]], ks: Sequence[int] 
 
     `avg`: share of right answers (Avg@k for any k, in expectation); `pass@k`; `distinct`: different solutions a problem; `spread`: pairs
     of right answers to one problem that differ, as a share (nan if no problem has two).
+
+        >>> found = mct.distill.measures.right_answers([["a", None, "b", None]], ks=[2])
+        >>> {name: round(value, 2) for name, value in found.items()}
+        {'avg': 0.5, 'pass@2': 0.83, 'distinct': 2.0, 'spread': 1.0}
     """
     n = {len(row) for row in found}
     if len(n) != 1 or 0 in n:
@@ -59,6 +68,12 @@ def token_measures(student: Tensor, teacher: Tensor, valid: Tensor, tau: float, 
 
     *Gated* tokens are those at which the teacher's entropy is above tau. `high_*`: share of tokens at which that model's entropy is.
     A mean over no tokens is nan. Raises InputError if no token is valid.
+
+        >>> import torch
+        >>> logp = torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]).log()
+        >>> found = mct.distill.measures.token_measures(logp, logp, torch.ones(1, 2, dtype=torch.bool), tau=0.5)
+        >>> round(found["high_teacher"], 2)
+        0.5
     """
     student, teacher = student.detach()[valid].double(), teacher.detach()[valid].double()  # (tokens, V)
     if not len(student):
@@ -79,7 +94,10 @@ def token_measures(student: Tensor, teacher: Tensor, valid: Tensor, tau: float, 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean of one number per seed with its 95 % interval by Student's t: of five seeds a bootstrap would be too narrow.
 
-    One seed has no interval: its ends are nan.
+    One seed has no interval: its ends are nan. Raises InputError without a seed.
+
+        >>> print(mct.distill.measures.over_seeds([0.2, 0.3, 0.25]))
+        0.250 [0.126, 0.374] (n = 3)
     """
     values = np.asarray(values, dtype=float)
     if not len(values):
@@ -91,7 +109,11 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Estimate:
-    """The mean of a - b over seeds that both were run with, in the same order, with its interval."""
+    """The mean of a - b over seeds that both were run with, in the same order, with its interval. Raises InputError for lists of different lengths.
+
+        >>> print(mct.distill.measures.paired([0.2, 0.3, 0.25], [0.1, 0.25, 0.2]))
+        0.067 [-0.005, 0.138] (n = 3)
+    """
     if len(a) != len(b):
         raise InputError(f"{len(a)} and {len(b)} seeds cannot be paired; give the same seeds of both")
     return over_seeds(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))

@@ -20,13 +20,19 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from mctrace_nb.distill import problems
 from mctrace_nb.progress import bar
 
+__all__ = ["Recipe", "cut", "make_model", "make_tokenizer", "pretrain"]
+
 SPECIAL = ("<pad>", "<bos>", problems.END, "<unk>")
 POSITIONS = 32
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights of a model."""
+    """Everything that decides the weights of a model.
+
+        >>> mct.distill.models.Recipe(layers=2, width=36, steps=10).heads
+        4
+    """
 
     layers: int
     width: int
@@ -50,7 +56,12 @@ INHERITED = Recipe(layers=2, width=96, steps=300, batch=64, poor_steps=300, care
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, `<bos>` set before every text."""
+    """One token a word, `<bos>` set before every text.
+
+        >>> tokenizer = mct.distill.models.make_tokenizer()
+        >>> tokenizer.decode(tokenizer("on tue from 11 to 18")["input_ids"])
+        '<bos> on tue from 11 to 18'
+    """
     words = [*SPECIAL, *problems.vocabulary()]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -60,7 +71,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
-    """Random weights. No dropout: a ratio of two probabilities of one student would be noise under it."""
+    """Random weights. No dropout: a ratio of two probabilities of one student would be noise under it.
+
+        >>> model = mct.distill.models.make_model(mct.distill.models.Recipe(layers=2, width=36, steps=10), vocabulary=50)
+        >>> model.config.n_layer
+        2
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return GPT2LMHeadModel(GPT2Config(
@@ -70,7 +86,12 @@ def make_model(recipe: Recipe, vocabulary: int) -> GPT2LMHeadModel:
 
 
 def cut(teacher: GPT2LMHeadModel, kept: tuple[int, ...] = KEPT) -> GPT2LMHeadModel:
-    """A model of some of the teacher's layers, in order, with its embeddings and last norm; weights are copies."""
+    """A model of some of the teacher's layers, in order, with its embeddings and last norm; weights are copies.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> mct.distill.models.cut(teacher, kept=(0, 2)).config.n_layer
+        2
+    """
     model = GPT2LMHeadModel(GPT2Config(**{**teacher.config.to_dict(), "n_layer": len(kept)}))
     model.transformer.load_state_dict({**{name: value for name, value in teacher.transformer.state_dict().items() if not name.startswith("h.")},
                                        **{f"h.{i}.{name}": value for i, layer in enumerate(kept)
@@ -82,6 +103,10 @@ def pretrain(recipe: Recipe, what: str = "model", model: GPT2LMHeadModel | None 
     """Supervised training on derivations (the loss is that of the answer); returns `(model in eval mode, tokenizer)`.
 
     model: goes on from its weights instead of random ones.
+
+        >>> model, tokenizer = mct.distill.models.pretrain(mct.distill.models.Recipe(layers=1, width=8, steps=2, batch=4))
+        >>> model.training
+        False
     """
     torch.set_num_threads(1)  # sums in one order: the weights do not depend on the number of cores
     tokenizer = make_tokenizer()

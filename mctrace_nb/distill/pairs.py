@@ -10,10 +10,18 @@ from torch import Tensor, nn
 
 from mctrace_nb.errors import InputError
 
+__all__ = ["Pair", "pair"]
+
 
 @dataclass(frozen=True)
 class Pair:
-    """Two causal LMs over one vocabulary, made by `pair`. vocabulary: number of words; what a model's logits hold beyond is padding."""
+    """Two causal LMs over one vocabulary, made by `pair`. vocabulary: number of words; what a model's logits hold beyond is padding.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> both = mct.distill.pairs.pair(mct.distill.experiment.load_student()[0], teacher, tokenizer)
+        >>> both.end == both.teacher_end
+        True
+    """
 
     student: nn.Module
     teacher: nn.Module
@@ -46,6 +54,11 @@ def pair(student: nn.Module, teacher: nn.Module, student_tokenizer, teacher_toke
 
     Raises InputError if they do not share every word with its id, if their logits do not cover the words, if one of them has no end of
     text, or if teacher and student are one and the same module.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> both = mct.distill.pairs.pair(mct.distill.experiment.load_student()[0], teacher, tokenizer)
+        >>> both.vocabulary
+        51
     """
     if student is teacher:
         raise InputError("student and teacher are one module, which would change while it teaches; load it twice")

@@ -23,6 +23,8 @@ from typing import Iterator, Sequence
 
 from mctrace_nb.errors import InputError
 
+__all__ = ["ANSWER_TOKENS", "Problem", "derivation", "distinct_problems", "next_words", "problems", "read", "solutions", "success", "texts"]
+
 RING = 20  # numbers 0 .. 19; 19 is followed by 0
 SIZES = range(1, 10)  # of a move, below half the ring, so that forwards and backwards lead to different numbers
 CHOICES = 3  # sizes that a problem allows
@@ -36,7 +38,12 @@ ANSWER_TOKENS = 2 * STEPS + 1  # of a derivation with its end
 
 @dataclass(frozen=True)
 class Problem:
-    """Go from `start` to `target` by moves of these sizes, on this day."""
+    """Go from `start` to `target` by moves of these sizes, on this day.
+
+        >>> problem = mct.distill.problems.distinct_problems(1, seed=0)[0]
+        >>> problem.prompt, problem.held_out
+        ('on tue from 4 to 9 by 1 4 5 :', True)
+    """
 
     day: str
     start: int
@@ -97,17 +104,31 @@ def _right(problem: Problem) -> list[tuple[tuple[int, ...], float]]:
 
 
 def solutions(problem: Problem) -> list[tuple[int, ...]]:
-    """All right walks, as signed moves."""
+    """All right walks, as signed moves.
+
+        >>> problem = next(mct.distill.problems.problems(seed=0))
+        >>> mct.distill.problems.solutions(problem)
+        [(1, 5, 1), (7, 5, -5), (7, -5, 5)]
+    """
     return [walk for walk, _ in _right(problem)]
 
 
 def success(problem: Problem) -> float:
-    """The probability that a derivation of the grammar is right: the Avg@k of whoever writes exactly like it."""
+    """The probability that a derivation of the grammar is right: the Avg@k of whoever writes exactly like it.
+
+        >>> round(mct.distill.problems.success(next(mct.distill.problems.problems(seed=0))), 2)
+        0.25
+    """
     return sum(p for _, p in _right(problem))
 
 
 def derivation(problem: Problem, walk: Sequence[int]) -> str:
-    """A walk as words: each move and the number it leads to."""
+    """A walk as words: each move and the number it leads to.
+
+        >>> problem = next(mct.distill.problems.problems(seed=0))
+        >>> mct.distill.problems.derivation(problem, mct.distill.problems.solutions(problem)[0])
+        '+1 12 +5 17 +1 18'
+    """
     here, words = problem.start, []
     for move in walk:
         here = (here + move) % RING
@@ -128,7 +149,12 @@ def fault(problem: Problem, walk: Sequence[int]) -> str:
 
 
 def read(problem: Problem, text: str) -> tuple[tuple[int, ...] | None, str]:
-    """The walk that a derivation describes, and "" if it solves the problem; else None and what is wrong with it."""
+    """The walk that a derivation describes, and "" if it solves the problem; else None and what is wrong with it.
+
+        >>> problem = next(mct.distill.problems.problems(seed=0))
+        >>> mct.distill.problems.read(problem, "+1 12 +5 17 +1 18"), mct.distill.problems.read(problem, "+1 12")
+        (((1, 5, 1), ''), (None, '2 words, not 6'))
+    """
     words, here, walk = text.split(), problem.start, []
     for move, number in zip(words[::2], words[1::2]):
         if move[0] not in "+-":
@@ -151,6 +177,10 @@ def next_words(problem: Problem, so_far: str) -> dict[str, float]:
     """The exact distribution of the word after a beginning of a derivation, under the grammar.
 
     Raises InputError if no derivation of the grammar begins like this.
+
+        >>> problem = next(mct.distill.problems.problems(seed=0))
+        >>> mct.distill.problems.next_words(problem, "")
+        {'+1': 0.25, '+5': 0.25, '-5': 0.25, '+7': 0.25}
     """
     given, here = so_far.split(), problem.start
     for i, said in enumerate([*given, None]):
@@ -168,7 +198,11 @@ def next_words(problem: Problem, so_far: str) -> dict[str, float]:
 
 
 def problems(seed: int | str, held_out: bool = False) -> Iterator[Problem]:
-    """Endless problems that can be solved, each with the same probability."""
+    """Endless problems that can be solved, each with the same probability.
+
+        >>> next(mct.distill.problems.problems(seed=0)).prompt
+        'on tue from 11 to 18 by 1 5 7 :'
+    """
     rng, subsets = Random(f"problems/{held_out}/{seed}"), list(combinations(SIZES, CHOICES))
     while True:
         problem = Problem(rng.choice(DAYS), rng.randrange(RING), rng.randrange(RING), rng.choice(subsets))
@@ -181,6 +215,10 @@ def texts(seed: int | str, careless: float = 0.0) -> Iterator[tuple[Problem, str
 
     careless: probability with which a number or a last move is replaced by any one, after which the walk goes on from what stands
     there.
+
+        >>> problem, text = next(mct.distill.problems.texts(seed=0))
+        >>> problem.prompt, text
+        ('on tue from 11 to 18 by 1 5 7 :', '+5 16 +5 1 -3 18')
     """
     rng = Random(f"texts/{seed}")
     for problem in problems(seed):
@@ -196,7 +234,11 @@ def texts(seed: int | str, careless: float = 0.0) -> Iterator[tuple[Problem, str
 
 
 def distinct_problems(n: int, seed: int, held_out: bool = True) -> list[Problem]:
-    """n different problems."""
+    """n different problems.
+
+        >>> len(mct.distill.problems.distinct_problems(5, seed=0))
+        5
+    """
     found: dict[Problem, None] = {}
     for problem in problems(seed, held_out):
         found[problem] = None

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mctrace_nb.distill.pairs import call, check_room, places
 from mctrace_nb.errors import InputError
 
+__all__ = ["Rollouts", "write_rollouts"]
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -19,6 +21,12 @@ class Rollouts:
 
     ids, mask: `(B, prompt + T)`, mask true where a token stands. tokens, valid, logp: `(B, T)`, the written tokens, which of them count
     (up to and with the end of text), and their log-probability when they were written. seconds: what writing took.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> prompt = next(mct.distill.experiment.prompts(tokenizer, seed=0))
+        >>> said = mct.distill.rollouts.write_rollouts(teacher, [prompt, prompt], tokenizer.eos_token_id, new_tokens=8, seed=0)
+        >>> said.ids.shape[1] - len(prompt), len(said.answers())
+        (7, 2)
     """
 
     ids: Tensor
@@ -45,6 +53,12 @@ def write_rollouts(model: nn.Module, prompts: Sequence[Sequence[int]], end: int,
 
     Raises InputError for an empty prompt, no prompt, or no new token, for texts longer than the model can read, and for log-probabilities
     that are not finite.
+
+        >>> teacher, tokenizer = mct.distill.experiment.load_teacher()
+        >>> prompt = next(mct.distill.experiment.prompts(tokenizer, seed=0))
+        >>> said = mct.distill.rollouts.write_rollouts(teacher, [prompt, prompt], tokenizer.eos_token_id, new_tokens=8, seed=0)
+        >>> said.tokens.shape
+        torch.Size([2, 7])
     """
     if not prompts or not all(len(p) for p in prompts):
         raise InputError("there is no prompt, or an empty one, to go on from; give token ids, at least <bos>")

@@ -15,6 +15,8 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.models import load_model
 from mctrace_nb.progress import bar
 
+__all__ = ["scores", "summary"]
+
 GROUPS = {"all": lambda behaviour: True, "unsure": lambda behaviour: behaviour in UNSURE, "sure": lambda behaviour: behaviour not in UNSURE}
 
 
@@ -60,7 +62,16 @@ def survey(out: Path, n: int = 64, seed: int = 0) -> pd.DataFrame:
 
 def scores(table: pd.DataFrame) -> pd.DataFrame:
     """One survival score per arm, seed, reference and group of behaviours (all, those at which the teacher is unsure, those at which it is
-    sure); twins of one student are put together."""
+    sure); twins of one student are put together.
+
+        >>> import pandas as pd
+        >>> from mctrace_nb.shipped import shipped
+        >>> table = pd.read_csv(shipped("data/distill/survival.csv")).query("arm == 'inherited'")
+        >>> mct.distill.survey.scores(table).head(2).round(2)
+                 arm  seed reference behaviours  survival
+        0  inherited     0   teacher        all      0.78
+        1  inherited     0   teacher     unsure      0.60
+    """
     rows = [dict(arm=arm, seed=seed, reference=reference, behaviours=group, survival=score(some.to_dict("records")))
             for (arm, seed, reference), of in table.groupby(["arm", "seed", "reference"], sort=False)
             for group, holds in GROUPS.items() if len(some := of[of.behaviour.map(holds)])]
@@ -69,7 +80,16 @@ def scores(table: pd.DataFrame) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean score over seeds with its 95 % interval, a row per arm, reference and group of behaviours; `less_start` and its ends: the paired
-    difference to the same students before distillation."""
+    difference to the same students before distillation.
+
+        >>> import pandas as pd
+        >>> from mctrace_nb.shipped import shipped
+        >>> table = pd.read_csv(shipped("data/distill/survival.csv")).query("arm == 'inherited'")
+        >>> mct.distill.survey.summary(table).iloc[:2, :6].round(2)
+                 arm reference behaviours  mean   low  high
+        0  inherited   teacher        all  0.79  0.76  0.82
+        1  inherited   teacher     unsure  0.63  0.58  0.67
+    """
     rows, found = [], scores(table)
     for (arm, reference, group), of in found.groupby(["arm", "reference", "behaviours"], sort=False):
         start = INHERITED if arm.endswith(INHERITED) else "start"

@@ -28,12 +28,20 @@ from mctrace_nb.distill.behaviours import BEHAVIOURS, behaviour
 from mctrace_nb.errors import InputError
 from mctrace_nb.tracing import Trace
 
+__all__ = ["Traced", "match", "score", "survival"]
+
 CARRIED, MOST = 0.9, 3  # share of the total effect, and heads
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A model traced on several behaviours. traces: by name of the behaviour, all over the same components, one kind of heads."""
+    """A model traced on several behaviours. traces: by name of the behaviour, all over the same components, one kind of heads.
+
+        >>> from mctrace_nb.shipped import shipped
+        >>> student = mct.distill.survival.Traced.of(mct.load_model(shipped("data/distill/student")), n=4)
+        >>> sorted(student.traces), student.layers
+        (['arrive', 'road', 'size', 'sum'], [0, 0, 0, 0, 1, 1, 1, 1])
+    """
 
     traces: Mapping[str, Trace]
     _known: dict = field(default_factory=dict, repr=False)  # effects of sets, which many comparisons ask for
@@ -92,6 +100,11 @@ def match(reference: Traced, student: Traced, heads: Sequence[int]) -> dict[int,
 
     The pairing has the largest sum of correlations of profiles. Where a band holds more of `heads` than the student has there, those
     that fit worst have no partner. Raises InputError if the profiles are of different prompts.
+
+        >>> from mctrace_nb.shipped import shipped
+        >>> before, after = (mct.distill.survival.Traced.of(mct.load_model(shipped(f"data/distill/{name}")), n=4) for name in ("student", "opd"))
+        >>> mct.distill.survival.match(before, after, heads=[0, 1])
+        {0: 0, 1: 1}
     """
     one, other = reference.profiles, student.profiles
     if list(reference.traces) != list(student.traces) or one.shape[1] != other.shape[1]:
@@ -132,6 +145,12 @@ def survival(reference: Traced, student: Traced, matching: Mapping[int, int] | N
     many have a partner; `share`, held-out effect of the partners over that of the student's best set of as many; `random`, the mean share
     of all sets with as many heads in each layer; `overlap`, how many of the partners are in the student's best set, as a share;
     `overlap_random`; `agreement`, the correlation over held-out prompts of the effects of carriers and of partners.
+
+        >>> from mctrace_nb.shipped import shipped
+        >>> before, after = (mct.distill.survival.Traced.of(mct.load_model(shipped(f"data/distill/{name}")), n=4) for name in ("student", "opd"))
+        >>> rows = mct.distill.survival.survival(before, after)
+        >>> rows[0]["behaviour"], rows[0]["size"], rows[0]["matched"]
+        ('road', 3, 3)
     """
     rows = []
     for name, carriers in reference.carriers.items():
@@ -151,6 +170,10 @@ def survival(reference: Traced, student: Traced, matching: Mapping[int, int] | N
 
 def score(rows) -> float:
     """Survival over the behaviours of a frame (or list of rows) of `survival`: a ratio of sums, since a behaviour in which any heads would
-    have done has next to nothing to tell. nan where that holds for all of them."""
+    have done has next to nothing to tell. nan where that holds for all of them.
+
+        >>> round(mct.distill.survival.score([dict(share=0.9, random=0.5), dict(share=0.7, random=0.5)]), 2)
+        0.6
+    """
     gained, possible = sum(row["share"] - row["random"] for row in rows), sum(1 - row["random"] for row in rows)
     return gained / possible if possible > 1e-9 else float("nan")

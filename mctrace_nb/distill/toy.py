@@ -13,6 +13,8 @@ from torch import Tensor
 from mctrace_nb.distill.losses import Objective, clipped_reverse_kl, entropy, kl, picked, top_k_forward_kl
 from mctrace_nb.errors import InputError, one_of
 
+__all__ = ["METHODS", "teacher_of", "toy"]
+
 METHODS = ("opd", "forward", "ungated", "eopd")
 
 
@@ -20,6 +22,11 @@ def teacher_of(target: float, words: int, seeds: int, seed: int = 0) -> Tensor:
     """Log-probabilities `(seeds, words)` of Gaussian logits, each row at the temperature at which its entropy is `target` nats.
 
     Raises InputError for an entropy that no distribution over so many words has.
+
+        >>> import torch
+        >>> logp = mct.distill.toy.teacher_of(2.0, words=20, seeds=3)
+        >>> -(logp.exp() * logp).sum(-1).round(decimals=2)
+        tensor([2., 2., 2.], dtype=torch.float64)
     """
     highest = torch.tensor(float(words)).log().item()
     if not 0 < target < highest:
@@ -37,12 +44,16 @@ def toy(target: float, method: str = "opd", words: int = 100, steps: int = 1000,
         learning_rate: float = 0.05, tau: float = 0.8, k: int = 16, every: int = 50) -> dict:
     """Trains `seeds` students for one teacher entropy (nats). method: one of `METHODS`.
 
-    Returns `top_1_changes` `(seeds,)`: how often the favourite word changed in all steps; `top_10_change`: mean share of the ten
+    Returns `top_1_changes`, a list with a number a seed: how often the favourite word changed in all steps; `top_10_change`: mean share of the ten
     favourites that are others after a step; at the end, per seed, `student_entropy`, `forward_kl`, `reverse_kl`, `covered` (share of the
     teacher's k favourites that the student gives at least half of the teacher's probability); and `history`, a row every few steps with
     the mean student entropy, both divergences, and the share of steps since the last row in which the favourite changed.
 
     Raises InputError for an unknown method, a size out of range, or an entropy that no teacher has.
+
+        >>> found = mct.distill.toy.toy(2.0, words=20, steps=20, seeds=3, every=10)
+        >>> len(found["top_1_changes"]), len(found["history"])
+        (3, 2)
     """
     one_of(method, METHODS, "method")
     if min(steps, seeds, every, k) < 1 or words < max(11, k):

@@ -112,7 +112,13 @@ def choose(errors: torch.Tensor) -> int:
 
 def see(trace: Trace, kinds: Sequence[str] = ("head_output", "mlp_block"), inputs: str = "reads", most: int = 8) -> Seen:
     """What the model of a trace says on its prompts, base and counterfactual alike and each once; the answers are the first tokens of targets
-    and foils. Nothing is intervened on, so corruption, positions and metric of the trace play no part."""
+    and foils. Nothing is intervened on, so corruption, positions and metric of the trace play no part. kinds, inputs, most: as for `Seen`, and
+    InputError is raised as there.
+
+        >>> seen = mct.lasso.see(trace)
+        >>> len(seen.nodes), len(seen.observed.last)  # components, embed and answer; base and counterfactual prompts
+        (17, 16)
+    """
     prompts = list(dict.fromkeys(p for e in trace.examples for p in (e.base, e.counterfactual)))
     words = sorted({answer[0] for e in trace.examples for answer in (e.target, e.foil)})
     seen = Seen(trace.model, prompts, words, kinds, inputs, most)
@@ -131,6 +137,11 @@ def circuit_lasso(seen: Seen | Trace, fraction: float | None = FRACTION, seed: i
     Returns a `Circuit` whose strengths are standard deviations of contributions as shares of the target's (with "logistic" of the log odds that
     are fitted). `about` has the fraction(s), held-out `r2` by node where one was chosen, and the number of forward rows. Raises InputError for a
     fraction outside (0, 1], an unknown label, more than two answers to a logistic one, or if the answer does not vary.
+
+        >>> circuit = mct.circuit_lasso(trace)
+        >>> circuit.to_frame(0.5).round(2)
+           source  target  strength  reach
+        0  L2.mlp  answer      0.48   0.48
     """
     seen = see(seen) if isinstance(seen, Trace) else seen
     one_of(label, LABELS, "loss of the answer")
@@ -175,7 +186,15 @@ def logistic_strength(seen: Seen, problem: Problem, fraction: float, rows: torch
 
 def penalty_path(seen: Seen, seed: int = 0):
     """What each of `FRACTIONS` keeps and explains: a frame with fraction, edges (between nodes, any strength), r2 (on held-out prompts, mean over
-    targets), chosen (the sparsest whose error is within one standard error of the best)."""
+    targets), chosen (the sparsest whose error is within one standard error of the best).
+
+        >>> found = mct.planted.twins(confounder=False)
+        >>> seen = mct.lasso.Seen(found.model, found.prompts(100)[0], found.answers)
+        >>> mct.lasso.penalty_path(seen).round(2).head(2)
+           fraction  edges    r2  chosen
+        0       0.5     43  0.42   False
+        1       0.2     48  0.76   False
+    """
     import pandas as pd
 
     errors, edges = [], np.zeros(len(FRACTIONS), int)

@@ -72,8 +72,15 @@ def principal(x: torch.Tensor, position: torch.Tensor, most: int, whiten: bool) 
 class Seen:
     """Activity of a model's components on prompts, as blocks: who may be heard (`writes`), and what each heard (`targets`).
 
-    prompts: token ids. words: the answers, tokens whose logits after each prompt are the label node. directions: most principal
-    directions of a block. Raises InputError for an unknown kind or way, or prompts that do not differ.
+    prompts: token ids. words: the answers, at least two tokens whose logits after each prompt are the label node. kinds: of
+    the nodes. inputs: what a target is seen by, "reads" (queries, keys, values, neurons), "moved" (what attention brings), or "same" (what is
+    written at the token). most: principal directions of a block, at most. Raises InputError for an unknown kind or way, fewer than two words,
+    or prompts that do not differ.
+
+        >>> found = mct.planted.twins()
+        >>> seen = mct.lasso.Seen(found.model, found.prompts(100)[0], found.answers)
+        >>> [found.model.name, len(seen.writes), len(seen.targets)]
+        ['planted-0', 11, 20]
     """
 
     def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], words: Sequence[int],

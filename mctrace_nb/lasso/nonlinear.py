@@ -27,6 +27,11 @@ def nonlinear_circuit(seen: Seen, penalty: float = PENALTY, hidden: int = HIDDEN
 
     A strength is the root mean square change of a prediction when a source says its mean, as a share of the target's standard deviation.
     Raises InputError for a penalty that is not above 0.
+
+        >>> seen = mct.lasso.see(trace, kinds=["head_output"])
+        >>> circuit = mct.lasso.nonlinear_circuit(seen, hidden=4, steps=20)
+        >>> circuit.strength.shape
+        (14, 14)
     """
     if not penalty > 0:
         raise InputError(f"penalty={penalty} is out of range; give one above 0, such as {PENALTY}")

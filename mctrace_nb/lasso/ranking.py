@@ -28,7 +28,12 @@ def node_kinds(trace: Effects) -> tuple[str, ...]:
 def lasso_scores(trace: Effects, inputs: str = "moved", fraction: float | None = FRACTION) -> np.ndarray:
     """`(N,)` of each component its flow in the circuit of CircuitLasso (`Circuit.flow`): the share of variance that regression sees on all
     ways from it to the answer. Without a sign: it says what goes with the answer, not what replacing it would do. Of desiderata the weighted sum, with what should
-    be kept taken off."""
+    be kept taken off.
+
+        >>> mct.lasso.lasso_scores(trace, inputs="same").round(2)
+        array([0.01, 0.01, 0.02, 0.02, 0.  , 0.02, 0.01, 0.01, 0.02, 0.02, 0.03,
+               0.01])
+    """
     if isinstance(trace, Desiderata):
         return sum((-w if kept else w) * lasso_scores(t, inputs, fraction) for t, kept, w in zip(trace.traces, trace.kept, trace.weights))
     circuit: Circuit = circuit_lasso(see(trace, node_kinds(trace), inputs), fraction, trace.seed)

@@ -23,6 +23,15 @@ def edge_stability(seen: Seen, threshold: float = 0.2, draws: int = 20, fraction
     bootstrap over prompts), and kept, the share of draws with the edge. Copies of one signal show as edges that come and go together.
 
     Raises InputError for fewer than 2 draws.
+
+        >>> found = mct.planted.twins(confounder=False)
+        >>> seen = mct.lasso.Seen(found.model, found.prompts(100)[0], found.answers)
+        >>> mct.lasso.edge_stability(seen, draws=2)[["source", "target", "kept"]]
+          source  target  kept
+        0  embed    L0H3   1.0
+        1  embed    L0H1   1.0
+        2   L0H1  answer   1.0
+        3   L0H3  answer   1.0
     """
     import pandas as pd
 

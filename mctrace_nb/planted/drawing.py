@@ -64,7 +64,11 @@ def plant(seed: int, layers: int = 3, heads: int = 4, most: int = 7) -> Planted:
 
     Circuits are drawn until, on random prompts, each edge matters and no other does (cutting it, so that the reader hears zeros, changes
     the log odds by at least `MATTERS` of their standard deviation, and every other edge by less than half as much), and no two planted nodes
-    say the same (`SAME`): copies cannot be told apart by observation, which is shown elsewhere.
+    say the same (`SAME`): copies cannot be told apart by observation, which is shown elsewhere. Raises InputError for a seed that draws no such circuit.
+
+        >>> found = mct.planted.plant(seed=5, layers=2, most=4)
+        >>> len(found.edges), found.answers
+        (7, (8, 9))
     """
     rng = Random(f"planted/{seed}")
     for _ in range(1000):
@@ -84,13 +88,22 @@ def plant(seed: int, layers: int = 3, heads: int = 4, most: int = 7) -> Planted:
 
 
 def readers(planted: Planted) -> list[tuple[str, str]]:
-    """All edges into planted nodes and the answer."""
+    """All edges into planted nodes and the answer.
+
+        >>> mct.planted.readers(mct.planted.twins())[:3]
+        [('embed', 'L0H1'), ('embed', 'L0H2'), ('embed', 'L0H3')]
+    """
     nodes = Nodes.of(planted.model, ("head_output", "mlp_block"))
     return [(nodes.labels[i], nodes.labels[j]) for i, j in nodes.allowed.nonzero().tolist() if nodes.labels[j] in (*planted.parts, ANSWER)]
 
 
 def copies(planted: Planted, prompts) -> list[tuple[str, str]]:
-    """Pairs of planted nodes (tokens included) of which one says, on all tokens or on the last, nearly what the other says."""
+    """Pairs of planted nodes (tokens included) of which one says, on all tokens or on the last, nearly what the other says.
+
+        >>> found = mct.planted.twins(confounder=True)
+        >>> mct.planted.copies(found, found.prompts(64)[0])
+        [('L0H1', 'L0H2'), ('L0H1', 'L0H2')]
+    """
     seen = Seen(planted.model, [tuple(map(int, row)) for row in prompts], planted.answers, inputs="same")
     names, found = {EMBED, *planted.parts}, []
     for blocks in (seen.writes, seen.last_writes):
@@ -106,7 +119,12 @@ def copies(planted: Planted, prompts) -> list[tuple[str, str]]:
 def twins(confounder: bool = True, seed: int = 0) -> Planted:
     """A small model for a lesson: `L0H1` carries the token at position 2 and `L0H3` the one before last to the last position, where the answer
     reads both. confounder: `L0H2` then carries the same token as `L0H1`, and nobody reads it; otherwise it is a decoy like the others. What
-    the twins say has a common cause, so observation cannot tell which of them is read; replacing one of them can."""
+    the twins say has a common cause, so observation cannot tell which of them is read; replacing one of them can.
+
+        >>> found = mct.planted.twins()
+        >>> sorted(found.edges)
+        [('L0H1', 'answer'), ('L0H3', 'answer'), ('embed', 'L0H1'), ('embed', 'L0H3')]
+    """
     straight = [(bit, 1) for bit in range(BITS)]
     parts = {name: Part(name, [EMBED], look, at=2, turn=straight) for name, look in (("L0H1", "fixed"), ("L0H2", "fixed"), ("L0H3", "previous"))}
     if not confounder:

@@ -20,7 +20,12 @@ LENGTH = 8  # of a prompt, in tokens
 @dataclass
 class Part:
     """A planted component: what it does with which parents. look, at: where a head looks; asks: whose bits a head with look="match"
-    takes to the place with these bits; gate: what an MLP makes of its two parents; turn: permutation and signs of the bits it writes."""
+    takes to the place with these bits; gate: what an MLP makes of its two parents; turn: permutation and signs of the bits it writes.
+
+        >>> found = mct.planted.twins()
+        >>> found.parts["L0H1"].parents
+        {'embed'}
+    """
 
     name: str
     reads: list[str]
@@ -38,7 +43,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Planted:
-    """A model with its circuit. parts: planted components by name. ends: what the answer reads. edges: the truth."""
+    """A model with its circuit. parts: planted components by name. ends: what the answer reads. seed: of its weights. edges: the truth.
+
+        >>> found = mct.planted.twins()
+        >>> base, counterfactual = found.prompts(10)
+        >>> len(base), sorted(found.parts), len(found.task(10).search)
+        (10, ['L0H1', 'L0H2', 'L0H3'], 5)
+    """
 
     model: LanguageModel
     parts: dict[str, Part]

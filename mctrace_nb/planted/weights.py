@@ -145,7 +145,13 @@ def _decoy(to: _Weights, layer: int, head: int | None, name: str) -> None:
 
 
 def build(parts: dict[str, Part], ends: tuple[str, ...], layers: int, heads: int, seed: int) -> Planted:
-    """Writes planted parts, and decoys for everything else, into a GPT-2."""
+    """Writes planted parts, and decoys for everything else, into a GPT-2.
+
+        >>> found = mct.planted.twins()
+        >>> again = mct.planted.build(found.parts, found.ends, layers=2, heads=4, seed=1)
+        >>> again.edges == found.edges
+        True
+    """
     to = _Weights(layers, heads, seed)
     with torch.no_grad():
         for layer in range(layers):
@@ -167,7 +173,13 @@ def build(parts: dict[str, Part], ends: tuple[str, ...], layers: int, heads: int
 
 
 def cut(planted: Planted, source: str, target: str) -> Planted:
-    """A copy in which the reader of one edge hears zeros from the source: its weights on that slot are taken away."""
+    """A copy in which the reader of one edge hears zeros from the source: its weights on that slot are taken away.
+
+        >>> found = mct.planted.twins()
+        >>> without = mct.planted.cut(found, "L0H1", "answer")
+        >>> without.model is found.model
+        False
+    """
     slot = _slots(len(planted.model.layers), planted.model.heads)[source]
     model = copy.deepcopy(planted.model.model)
     with torch.no_grad():

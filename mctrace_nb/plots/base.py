@@ -36,7 +36,11 @@ def unit_of(label: str) -> int:
 
 
 def component_style(label: str) -> tuple[str, str | tuple]:
-    """The colour and dash of a component, the same in all figures: the colour is its layer's, the dash its number's."""
+    """The colour and dash of a component, the same in all figures: the colour is its layer's, the dash its number's.
+
+        >>> mct.plots.component_style("L1H0"), mct.plots.component_style("L1H1")
+        (('#E69F00', '-'), ('#E69F00', (0, (5, 1.5))))
+    """
     layer = int(([*re.findall(r"\d+", label), 0])[0])  # a label of its own has no number
     return _LAYERS[layer % len(_LAYERS)], _UNITS[unit_of(label) % len(_UNITS)]
 
@@ -45,6 +49,13 @@ class Figure:
     """A picture with its description: shows as PNG with alt text, prints as the description.
 
     text: one or two sentences on what it shows. png: the picture's bytes.
+
+        >>> canvas, axes = mct.plots.canvas_of()
+        >>> figure = mct.plots.Figure(canvas, "Two empty axes.")
+        >>> print(figure)
+        Two empty axes.
+        >>> figure.save("empty.png").name
+        'empty.png'
     """
 
     def __init__(self, canvas: Canvas, text: str):
@@ -85,7 +96,12 @@ def grid_of(rows: int, columns: int, width: float, height: float, **more):
 
 
 def canvas_of(width: float = 7.5, height: float = 4, rows: int = 1, **more):
-    """Axes one above the other."""
+    """Axes one above the other.
+
+        >>> canvas, axes = mct.plots.canvas_of(rows=2)
+        >>> len(axes)
+        2
+    """
     canvas, axes = grid_of(rows, 1, width, height, **more)
     return canvas, axes[:, 0]
 
@@ -119,4 +135,9 @@ def spread(heights: Sequence[float], gap: float, high: float) -> list[float]:
 
 
 def named(method: str) -> str:
+    """The name of a method as figures write it.
+
+        >>> mct.plots.named("exhaustive"), mct.plots.named("greedy")
+        ('exact optimum', 'greedy')
+    """
     return "exact optimum" if method == "exhaustive" else method

@@ -26,7 +26,11 @@ def _place(label: str, last: int) -> tuple[float, float]:
 
 def circuit(found: Circuit, threshold: float = 0.2, true: set[tuple[str, str]] | None = None, title: str = "") -> Figure:
     """The edges of a circuit at a threshold (a share of the strongest, see `Circuit.edges`), at most the `SHOWN` strongest; the width of an edge is
-    its strength. true: the planted edges, if they are known: edges that are not among them are dashed, missing ones dotted."""
+    its strength. true: the planted edges, if they are known: edges that are not among them are dashed, missing ones dotted.
+
+        >>> print(mct.plots.circuit(mct.circuit_lasso(trace), threshold=0.2))
+        Circuit by circuit-lasso, layers from left to right, width by strength: 14 edges of at least 20% of ...
+    """
     frame = found.to_frame(threshold)
     kept, more = frame.head(SHOWN), max(0, len(frame) - SHOWN)
     last = max((int(label[1:].split("H")[0].split(".")[0]) for label in found.nodes if label not in (EMBED, ANSWER)), default=0)

@@ -21,6 +21,9 @@ def next_words(cases: Mapping[str, Mapping[str, Mapping[str, float]]], most: int
 
     cases: title -> speaker ("teacher", "student", "grammar") -> word -> probability. most: that many words a panel, by the largest
     probability that any speaker gives them.
+
+        >>> print(mct.plots.next_words({"a move": {"teacher": {"two": 0.5, "three": 0.5}, "student": {"two": 0.9, "three": 0.1}}}))
+        Probabilities of the next word in 1 places. Most likely: a move, teacher: two has 0.50; a move, student: two has 0.90.
     """
     canvas, axes = panels(len(cases), 3.9, 3.0, 2)
     said = []
@@ -51,6 +54,9 @@ def token_row(words: Sequence[str], values: Sequence[float], entropies: Sequence
 
     words, values, entropies: one each a token, in nats; where the entropy is above tau the box has a thick outline and a mark, the bar
     a hatch. limit: the value with the darkest colour. signed: colours on both sides of 0. Up to `SHOWN` tokens are drawn.
+
+        >>> print(mct.plots.token_row(["+", "2"], values=[0.1, 0.4], entropies=[0.2, 1.1], tau=0.8, what="reverse KL", limit=1.0))
+        Boxes of written tokens with their reverse KL in nats: + 0.10, 2 0.40 (gate open). Below, the ...
     """
     shown, opened = min(len(words), SHOWN), np.asarray(entropies) > tau
     rows, columns = -(-shown // IN_ROW), min(shown, IN_ROW)
@@ -91,6 +97,12 @@ def paired_differences(summary, measures: Mapping[str, str], arms: Sequence[str]
     where the teacher stands.
 
     summary: rows of arm, measure, mean, less_opd, less_opd_low, less_opd_high. measures: column -> title. Raises InputError if an objective has none.
+
+        >>> import pandas as pd
+        >>> from mctrace_nb.shipped import shipped
+        >>> summary = pd.read_csv(shipped("data/distill/summary.csv"))
+        >>> print(mct.plots.paired_differences(summary, {"avg": "right answers"}, ["eopd"]))
+        Paired differences to OPD with 95 % intervals: right answers, eopd -0.008 [-0.013, -0.003]. A ...
     """
     table = summary.set_index(["arm", "measure"])
     for arm in arms:

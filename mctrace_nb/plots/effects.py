@@ -13,7 +13,11 @@ from mctrace_nb.plots.base import INK, LINES, Canvas, Figure, canvas_of
 
 
 def singles(frame, unit: str = "nats", most: int = 24) -> Figure:
-    """Effect of replacing each component alone, with 95 % intervals; the `most` largest in size, in the trace's order."""
+    """Effect of replacing each component alone, with 95 % intervals; the `most` largest in size, in the trace's order.
+
+        >>> print(mct.plots.singles(trace.single_effects()))
+        Bar chart of the effect of each component replaced alone; the largest is L1H2 with 9.46 nats.
+    """
     shown = frame.loc[frame["effect"].abs().nlargest(most).index].sort_index()
     canvas, (axis,) = canvas_of(max(4.5, 0.38 * len(shown) + 1), 3)
     x = np.arange(len(shown))
@@ -44,7 +48,11 @@ def _diverging_map(axis, grid, label: str, shrink: float = 0.8, **more) -> None:
 
 
 def interactions(frame, unit: str = "nats") -> Figure:
-    """Pairwise interactions as a map: joint effect minus the sum of the two singles; blue synergy, orange redundancy."""
+    """Pairwise interactions as a map: joint effect minus the sum of the two singles; blue synergy, orange redundancy.
+
+        >>> print(mct.plots.interactions(trace.interactions(2)))
+        Map of pairwise interactions among 12 components: the strongest synergy is L2H1 with L2H2 (+0.90 ...
+    """
     names = list(dict.fromkeys(name for pair in frame["components"] for name in pair))
     order = {name: i for i, name in enumerate(names)}
     grid = np.full((len(names), len(names)), np.nan)
@@ -66,6 +74,9 @@ def per_prompt(halves: dict[str, np.ndarray], unit: str = "nats") -> Figure:
     """The effect on each single prompt, from the smallest to the largest: a mean can hide prompts that do not move at all.
 
     halves: effects `(n,)` by name, such as {"search prompts": ..., "held-out prompts": ...}.
+
+        >>> print(mct.plots.per_prompt({"search prompts": trace.effects(["L1H2"]).numpy()}))
+        Effect on each prompt, sorted, with the means as dotted lines. search prompts: median 8.83, from ...
     """
     canvas, (axis,) = canvas_of(6.5, 3)
     for (name, values), (colour, marker) in zip(halves.items(), cycle(LINES)):
@@ -80,7 +91,11 @@ def per_prompt(halves: dict[str, np.ndarray], unit: str = "nats") -> Figure:
 
 
 def layer_by_token(frame, what: str = "effect", unit: str = "nats") -> Figure:
-    """The layer x token picture from `views.Sweep.by_role()` or `.by_token(i)`: rows tokens, columns layers."""
+    """The layer x token picture from `views.Sweep.by_role()` or `.by_token(i)`: rows tokens, columns layers.
+
+        >>> print(mct.plots.layer_by_token(mct.sweep(mct.Trace(model, task, "residual")).by_role()))
+        Map of the effect at each token (rows) and layer (columns); the largest in size is 17.15 nats at ...
+    """
     canvas, (axis,) = canvas_of(max(4.5, 0.32 * frame.shape[1] + 3.2), 0.32 * len(frame) + 1.2)
     digits = 1 if (_largest(frame) or 1) >= 1 else 2
     _diverging_map(axis, frame, f"{what} ({unit})", annot=frame.round(digits) + 0.0 if frame.shape[1] <= 8 else False,
@@ -100,6 +115,9 @@ def heads(frame, column: str = "effect", unit: str = "nats") -> Figure:
     """Every head's value as a map: rows layers, columns heads, for frames with `component` and `layer` such as `single_effects()`.
 
     Raises InputError for components that are no heads.
+
+        >>> print(mct.plots.heads(trace.single_effects()))
+        Map of the effect of 12 heads, rows layers and columns heads; the largest is L1H2 with 9.461 ...
     """
     numbers = _numbers(frame)
     if numbers.isna().any():
@@ -122,6 +140,9 @@ def behaviours(frames: Mapping[str, object], unit: str = "nats", most: int = 12)
 
     frames: by name, frames with `component`, `layer` and `effect` such as `single_effects()`. Heads are shown as maps, rows layers and
     columns heads, each map with a colour scale of its own that ends at its largest effect; other kinds as bars of the `most` largest.
+
+        >>> print(mct.plots.behaviours({"names": trace.single_effects()}))
+        Maps of the effect of each head alone on 1 behaviours (nats), each with a colour scale of its own, ...
     """
     maps = all(_numbers(frame).notna().all() for frame in frames.values())
     first = next(iter(frames.values()))
@@ -166,6 +187,11 @@ def preferences(values: Mapping[str, Sequence[float]], cohorts: Sequence[str], w
     """What the model prefers on each prompt, a row for each intervention and a marker for each cohort; 0 is no preference.
 
     values: by name of the intervention, a value for each prompt `(n,)`. cohorts: the cohort of each prompt.
+
+        >>> people = mct.Trace(model, mct.load_task("professions", model, n=16), "head_output")
+        >>> cohorts = [e.cohort for e in people.task.search]
+        >>> print(mct.plots.preferences({"untouched": people.base_values}, cohorts))
+        Each prompt's log odds (nats) under 1 interventions, by cohort, with means as strokes. untouched: ...
     """
     canvas, (axis,) = canvas_of(7.5, 0.62 * len(values) + 1.1)
     names, said = sorted(set(cohorts)), []

@@ -17,6 +17,10 @@ def joint(effects: Mapping[tuple[str, ...], Estimate], unit: str = "nats") -> Fi
     effects sum to.
 
     effects: by set of labels, smaller sets first.
+
+        >>> sets = [("L1H2",), ("L2H2",), ("L1H2", "L2H2")]
+        >>> print(mct.plots.joint({s: trace.indirect_effect(s) for s in sets}))
+        Bar chart of the effect (nats) of each subset of components, with 95 % intervals: L1H2 9.46, L2H2 ...
     """
     canvas, (axis,) = canvas_of(max(5.0, 0.85 * len(effects) + 1.4), 3.4)
     said = []
@@ -47,6 +51,9 @@ def race(fronts: Sequence[Front], budget: int, unit: str = "nats") -> Figure:
 
     Work is counted in runs of a prompt, forward and backward, up to the set of this budget; of a method that finds all
     budgets in one run, of that run.
+
+        >>> print(mct.plots.race([mct.search(trace, method, [1, 2]) for method in ("greedy", "top-k")], budget=2))
+        Left: mean effect (nats) against budget for 2 methods. Right: effect against work at budget 2: ...
     """
     canvas, (left, right) = panels(2, 4.4, 3.6)
     here = []

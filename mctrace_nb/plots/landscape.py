@@ -16,7 +16,11 @@ _WRITTEN = dict(fontsize=8, bbox=dict(boxstyle="round,pad=0.2", fc="white", ec="
 
 def landscape(seen: Landscape) -> Figure:
     """The objective over two mask values with the effects of its corners, the mask, its slope and a descent from there; beside it the
-    effect along each entry, a dot where the mask is."""
+    effect along each entry, a dot where the mask is.
+
+        >>> print(mct.plots.landscape(mct.landscape(trace, {"L1H2": 0.5, "L2H2": 0.5})))
+        Map of the inverse objective over the mask values of L1H2 and L2H2: effects at the corners 0.00 ...
+    """
     canvas, (axis, beside) = side_by_side([1.15, 1], 9, 3.9)
     colours = axis.contourf(seen.ticks, seen.ticks, seen.objective, levels=14, cmap="cividis")
     canvas.colorbar(colours, ax=axis, label="objective (less is better)")
@@ -64,6 +68,11 @@ def along(ticks, lines: Mapping[str, np.ndarray], unit: str = "nats") -> Figure:
     """Effects of masks that grow from 0 to 1, a line a name ("L0H0", or "L0H0, L0H3" for a set), with straight lines for comparison.
 
     ticks: (P,) mask values. lines: (P,) mean effects by name.
+
+        >>> import torch
+        >>> ticks = torch.linspace(0, 1, 5)
+        >>> print(mct.plots.along(ticks, {"L1H2": trace.effects(ticks[:, None] * trace.components.mask(["L1H2"])).mean(-1)}))
+        Line chart of the mean effect (nats) against the mask value, with dotted straight lines between the ...
     """
     ticks, lines = np.asarray(ticks), {name: np.asarray(values) for name, values in lines.items()}
     canvas, (axis,) = canvas_of(6, 3.4)
@@ -79,6 +88,9 @@ def slopes(total: float, effects=None) -> Figure:
     """How strongly each transform still pulls at a prompt with a given effect: the size of its derivative, on a logarithmic axis.
 
     total: |total effect|, the scale of "log", in nats. effects: (n,) effects of a set on prompts, marked on the axis.
+
+        >>> print(mct.plots.slopes(total=17.0, effects=trace.effects(["L1H2"])))
+        Size of the derivative of each transform against the effect on a prompt, logarithmic: inverse falls ...
     """
     effects = None if effects is None else np.asarray(effects)
     top = max(total, 5.0, *(() if effects is None else effects))

@@ -97,6 +97,9 @@ def replaced(components: Components, chosen, answers, front: Front | None = None
 
     chosen: labels. answers: the frame of `views.answers`. front, total: a front whose set of this size is shown, in a third panel,
     and the total effect. Raises InputError for a label that the components do not have.
+
+        >>> print(mct.plots.replaced(trace.components, ["L1H2"], mct.answers(trace, ["L1H2"])))
+        Grid of the model's 12 components in 3 layers, L1H2 lit; beside it the probability of the next ...
     """
     chosen = [chosen] if isinstance(chosen, str) else list(chosen)
     for label in chosen:
@@ -124,6 +127,9 @@ def mediation(frame, unit: str = "nats", title: str = "") -> Figure:
 
     A step each, from nothing to the total, with 95 % intervals of the steps where there are any. Raises InputError for a frame
     without these rows.
+
+        >>> print(mct.plots.mediation(trace.mediation(["L1H2"])))
+        Steps from nothing to the total effect of 17.05 nats: direct +7.17, indirect +9.46, remainder +0.42.
     """
     parts = ["direct", "indirect", "remainder"]
     if not {*parts, "total"} <= set(frame.index):

@@ -19,6 +19,10 @@ def draws(frame, read: str, unread: str) -> Figure:
     """The strengths that regression gives two components, on several draws of prompts; a line joins the two of a draw.
 
     frame: a row a draw, with `prompts` (how many) and a column for each of the two labels. read: the one that is read by others.
+
+        >>> import pandas as pd
+        >>> print(mct.plots.draws(pd.DataFrame({"prompts": [100, 100], "L0H1": [0.5, 0.4], "L0H2": [0.3, 0.5]}), "L0H1", "L0H2"))
+        Strengths into the answer of L0H1, which is read, and L0H2, which says the same and is not, a line ...
     """
     sizes = sorted(frame["prompts"].unique())
     canvas, (axis,) = canvas_of(max(5.0, 1.5 * len(sizes) + 1.5), 3.4)
@@ -46,6 +50,9 @@ def observed(labels: Sequence[str], flow: Sequence[float], effect: Sequence[floa
 
     flow, effect: `(N,)`; effects below zero are drawn below zero. most: that many components with the largest of either, and all that
     are in a set.
+
+        >>> print(mct.plots.observed(["L0H1", "L0H2"], flow=[0.5, 0.4], effect=[3.0, 0.0], chosen=["L0H1"], best=["L0H1"]))
+        Bars for each component: flow by observation, largest for L0H1, beside the effect of replacing it ...
     """
     flow, effect = np.asarray(flow, dtype=float), np.asarray(effect, dtype=float)
     shares = [values / (np.abs(values).max() or 1.0) for values in (flow, effect)]
@@ -76,6 +83,10 @@ def overlaps(cases: Mapping[str, Sequence[Front]], components: Mapping[str, int]
     have in common on average.
 
     cases: fronts by title, one of them of method "exhaustive". components: how many there are, by title. Raises InputError without the exact front.
+
+        >>> fronts = [mct.search(trace, method, [1, 2]) for method in ("exhaustive", "greedy")]
+        >>> print(mct.plots.overlaps({"names": fronts}, {"names": 12}))
+        Overlap (Jaccard index) with the exact best set against budget in 1 cases. names, greedy: 1.00, 1.00.
     """
     canvas, axes = panels(len(cases), 3.9, 2.9, most)
     said = []

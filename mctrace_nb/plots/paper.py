@@ -13,7 +13,12 @@ from mctrace_nb.results import Front
 
 def referee(answers) -> Figure:
     """The three answers of `referee.Answers`: relaxed against discrete optimum, how often methods agree with brute force, and the
-    transformed objective against the mean effect for the sets of the task in which their ranks differ most."""
+    transformed objective against the mean effect for the sets of the task in which their ranks differ most.
+
+        >>> answers = mct.referee.ask([mct.Trace(model, task, "attn_block")], budgets=[1])
+        >>> print(mct.plots.referee(answers))
+        Three panels. Over 1 cases: (1) No fractional mask was found that does much more than the best set: ...
+    """
     canvas, (one, two, three) = panels(3)
     cases, agree = answers.worth, answers.agreement()
     for number, (name, column) in enumerate({"best relaxed mask": "relaxed", "started without it, rounded": "untold"}.items()):
@@ -42,6 +47,9 @@ def deviations(frames: Mapping[str, object], unit: str = "nats", label: int = 0)
 
     frames: by name, frames with `components`, `singles` and `joint`, a row a pair. label: how many pairs at most, those farthest
     from the diagonal, have their names beside them; pairs that lie on it to the eye have none.
+
+        >>> print(mct.plots.deviations({"heads": mct.paper.pairs_and_singles(trace)}))
+        Joint effect of pairs against the sum of their single effects, with the diagonal. heads: joint ...
     """
     size = (4.2, 3.8) if label else (3.4, 3.2)
     canvas, axes = panels(len(frames), *size, most=2 if len(frames) == 4 else 3)
@@ -70,6 +78,9 @@ def small_multiples(fronts: Mapping[str, Sequence[Front]], sizes: Mapping[str, i
     """The paper's Figs. 3, 4 and 8 to 15: effect against the number of components for every method, a panel a name.
 
     sizes: how many components there are under each name.
+
+        >>> print(mct.plots.small_multiples({"names": [mct.search(trace, "greedy", [1, 2])]}, {"names": 12}))
+        Effect against the number of components, a panel for each: names: greedy 13.98 at 2.
     """
     canvas, axes = panels(len(fronts))
     said = []
@@ -93,6 +104,11 @@ def work_and_time(summary) -> Figure:
     """The paper's Fig. 5, right: what each method spent, in runs of a prompt and in seconds, on logarithmic axes.
 
     summary: a frame with `work` and `seconds`, a row a method (`Comparison.summary()`).
+
+        >>> import pandas as pd
+        >>> spent = pd.DataFrame({"work": [184, 112], "seconds": [0.2, 0.1]}, index=pd.Index(["greedy", "top-k"], name="method"))
+        >>> print(mct.plots.work_and_time(spent))
+        Bars of the work and the time of each method: greedy 184 runs and 0.2 seconds, top-k 112 runs and 0.1 seconds.
     """
     canvas, axes = panels(2, 3.8, 0.32 * len(summary) + 1.2)
     for axis, (column, what) in zip(axes, {"work": "runs of a prompt, forward + backward", "seconds": "seconds"}.items()):
@@ -110,7 +126,11 @@ def work_and_time(summary) -> Figure:
 
 def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, title: str = "", logx: bool = False,
           bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None) -> Figure:
-    """Named curves `(x, y)` in one style: a colour, a marker and a dash each. bands: lower and upper ends by name."""
+    """Named curves `(x, y)` in one style: a colour, a marker and a dash each. bands: lower and upper ends by name.
+
+        >>> print(mct.plots.lines({"rising": ([0, 1, 2], [0.0, 1.0, 4.0])}, x="epoch", y="effect (nats)"))
+        effect (nats) against epoch for 1 curves: rising from 0.00 to 4.00.
+    """
     canvas, (axis,) = canvas_of(6.8, 3.4)
     dashes = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (5, 1.5, 1, 1.5)), ":", "-")
     for number, (name, (xs, ys)) in enumerate(curves.items()):
@@ -130,6 +150,10 @@ def settings(outcomes, known: Front | None = None, unit: str = "nats") -> Figure
     """Every setting of a relaxed search as a dot, how many components it keeps and what they do; known: a front to compare with.
 
     outcomes: a frame with `kept` and `rounded`, a row a setting (`mct.outcomes`).
+
+        >>> tried = mct.outcomes(mct.pgb(trace, transform="log", lambda1=[0.01, 0.1], epochs=3))
+        >>> print(mct.plots.settings(tried))
+        Effect against components kept for 2 settings of the relaxed search: from 3 to 5 components, the ...
     """
     canvas, (axis,) = canvas_of(6.8, 3.4)
     if known:

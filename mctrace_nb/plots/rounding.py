@@ -21,6 +21,9 @@ def rounding(mask: Sequence[float], labels: Sequence[str], kept: Sequence[int], 
     kept: numbers of the components in the set, whose mean effect is `effect`. found, exact: the effect under the rounding rule, and
     of the best set, by budget; the gap between them is shaded. threshold: where a threshold cuts; without one the cut is after the
     largest values. heldout: the set's effect on held-out prompts.
+
+        >>> print(mct.plots.rounding([0.9, 0.4, 0.1], ["L0H0", "L0H1", "L0H2"], kept=[0], effect=2.0, found={1: 2.0}, exact={1: 2.5}))
+        Left, the values of a relaxed mask as sorted bars; kept: L0H0. Right, mean effect against budget ...
     """
     mask, inside = np.asarray(mask, dtype=float), set(kept)
     order = np.argsort(-mask, kind="stable").tolist()

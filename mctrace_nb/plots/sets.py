@@ -15,6 +15,9 @@ def front(fronts: Sequence[Front], unit: str = "nats", total: float | None = Non
     """Effect against budget, a line a method; the held-out interval of the first; the band of the random control.
 
     total: the total effect, drawn as a dashed line.
+
+        >>> print(mct.plots.front([mct.search(trace, "greedy", [1, 2])], total=17.05))
+        Line chart of mean effect (nats) against budget for 1 methods: greedy reaches 13.98 at 2.
     """
     canvas, (axis,) = canvas_of()
     for number, f in enumerate(fronts):
@@ -47,6 +50,10 @@ def selection_map(selections: Sequence[Selection], labels: Sequence[str]) -> Fig
     """Which components each method chose: a row a method, a column for each component that any of them chose.
 
     labels: all labels in the order of the trace.
+
+        >>> chosen = [mct.search(trace, method, [2])[2] for method in ("greedy", "top-k")]
+        >>> print(mct.plots.selection_map(chosen, trace.components.labels))
+        Grid of the components that each method chose: greedy chose L1H2, L2H2; top-k chose L1H2, L2H2.
     """
     chosen = [label for label in labels if any(label in s.components for s in selections)]
     canvas, (axis,) = canvas_of(max(4, 0.55 * len(chosen) + 1.8), 0.42 * len(selections) + 1.1)
@@ -66,7 +73,12 @@ def selection_map(selections: Sequence[Selection], labels: Sequence[str]) -> Fig
 
 
 def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) -> Figure:
-    """The relaxed mask after each epoch, a line a component, with the penalties' growth under it."""
+    """The relaxed mask after each epoch, a line a component, with the penalties' growth under it.
+
+        >>> found = mct.pgb(trace, transform="log", epochs=3)
+        >>> print(mct.plots.trajectories(found, trace.components.labels))
+        Mask values over 3 epochs for 12 components; chosen: L1H2, L2H1, L2H2. Below, the penalties grow with the epoch.
+    """
     path = np.asarray(selection.trajectory)  # (epochs + 1, N)
     canvas, (axis, below) = canvas_of(7, 4.8, rows=2, sharex=True, height_ratios=[3, 1])
     chosen = set(selection.components)
@@ -101,7 +113,12 @@ def trajectories(selection: Selection, labels: Sequence[str], most: int = 40) ->
 
 
 def orders(explanation) -> Figure:
-    """A joint effect taken apart (`explain.Explanation`): what each order adds, step by step, from nothing to the joint effect."""
+    """A joint effect taken apart (`explain.Explanation`): what each order adds, step by step, from nothing to the joint effect.
+
+        >>> best = mct.search(trace, "guided", budgets=[2])[2]
+        >>> print(mct.plots.orders(mct.explain(trace, best)))
+        Steps from nothing to the joint effect of L1H2, L2H2, 13.98 nats: singles +13.94, pairs +0.04.
+    """
     frame, unit, joint = explanation.orders(), explanation.trace.metric.unit, float(explanation.joint.mean())
     canvas, (axis,) = canvas_of(max(4.5, 0.9 * len(frame) + 2.2), 3.2)
     ends = frame["effect"].cumsum().to_numpy()
@@ -125,7 +142,11 @@ def orders(explanation) -> Figure:
 
 def frequencies(stability, most: int = 30) -> Figure:
     """How often each component was chosen on draws of the prompts (`stability.Stability`): rows budgets, columns components; a dot marks
-    the set on all prompts."""
+    the set on all prompts.
+
+        >>> print(mct.plots.frequencies(mct.stability(trace, "greedy", [1, 2], draws=4)))
+        Map of how often each component was chosen by greedy on 4 draws of the prompts, dots mark the set ...
+    """
     frames = {s.budget: stability.frequencies(s.budget).set_index("component") for s in stability.full.selections}
     weight = {label: sum(f["share"].get(label, 0.0) for f in frames.values()) for label in stability.labels}
     shown = sorted(sorted(weight, key=weight.get, reverse=True)[:most], key=stability.labels.index)

@@ -20,6 +20,13 @@ def survival(summary, arms: dict[str, str]) -> Figure:
 
     summary: a row per `arm`, `reference` and `behaviours`, with `mean, low, high, n` (`distill.survey.summary`). arms: what is shown, in
     order, with the words for each. Raises InputError for an arm that the summary does not hold.
+
+        >>> import pandas as pd
+        >>> from mctrace_nb.distill import survey
+        >>> from mctrace_nb.shipped import shipped
+        >>> table = survey.summary(pd.read_csv(shipped("data/distill/survival.csv")).query("arm == 'opd'"))
+        >>> print(mct.plots.survival(table, {"opd": "after OPD"}))
+        Survival score, mean and 95 % interval over seeds, a row per kind of students, in 3 panels. Over ...
     """
     absent = [arm for arm in arms if arm not in set(summary.arm)]
     if absent:
@@ -52,6 +59,12 @@ def carriers(models: Mapping[str, Traced], name: str) -> Figure:
 
     models: the teacher first. Framed: what carries the behaviour in this model (the smallest best set with nine tenths of the total effect,
     at most three heads). A triangle: the partner of a head that carries it in the teacher, found by profile.
+
+        >>> from mctrace_nb.distill import experiment, survival
+        >>> from mctrace_nb.shipped import shipped
+        >>> student = survival.Traced.of(mct.load_model(shipped("data/distill/student")), n=8)
+        >>> print(mct.plots.carriers({"before": student}, "arrive"))
+        Effect of each head alone on 'arrive' as a share of the total effect, a map a model, rows layers ...
     """
     teacher = next(iter(models.values()))
     rows = [t.layers.count(0) for t in models.values()]

@@ -13,6 +13,9 @@ def wrong_and_right(names: Sequence[str], wrong: Sequence[float], right: Sequenc
     """Left, the wrong and the right value of trap number `shown` as bars; right, all of them as a list, that one marked.
 
     said: each pair of values as it is written.
+
+        >>> mct.plots.wrong_and_right(["one", "two"], [0, 1], [2, 1.5], ["nats", "nats"], [("0", "2"), ("1", "1.5")], 0)
+        Two bars for the trap 'one': the wrong way gives 0, the right one 2 (n...
     """
     canvas, (bars, rows) = side_by_side([1, 2.3], 10.4, 5.2)
     values = wrong[shown], right[shown]

@@ -31,6 +31,11 @@ class Autoencoder:
     of `NORMS`. made: how it was made, for the record.
 
     Raises InputError for shapes that do not agree, an unknown activation or norm, a k or thresholds that are missing.
+
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+        >>> sae.encode(torch.tensor([[1.0, -1.0]]))
+        tensor([[1., 0.]])
     """
 
     site: Site
@@ -174,6 +179,12 @@ def train_autoencoder(x: torch.Tensor, features: int, site: Site, k: int | None 
     and how many were revived.
 
     Raises InputError for neither or both of k and l1, sizes out of range, activities that are not finite or do not vary.
+
+        >>> import torch
+        >>> x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+        >>> sae = mct.sae.train_autoencoder(x, features=16, site=("residual", 2), k=4, steps=50)
+        >>> sae.encode(x).shape
+        torch.Size([256, 16])
     """
     if (k is None) == (l1 is None):
         raise InputError(f"k={k} and l1={l1}: give one of them, how many features are active or a penalty on them")

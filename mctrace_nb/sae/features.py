@@ -23,19 +23,31 @@ from mctrace_nb.observing import Observed, Site
 from mctrace_nb.progress import bar
 from mctrace_nb.sae.autoencoder import CELLS, Autoencoder
 
+__all__ = ["Coded", "LabelNode", "Links", "code", "describe", "feature_name", "label_node", "link"]
+
 SHORT = {"residual": "resid", "mlp_block": "mlp", "mlp_output": "mlp", "attn_block": "attn", "mlp_neuron": "neuron"}
 LOSSES = ("logistic", "squared")
 
 
 def feature_name(site: Site, number: int) -> str:
-    """`L2.resid.f17`: feature 17 of the residual stream after layer 2."""
+    """`L2.resid.f17`: feature 17 of the residual stream after layer 2.
+
+        >>> mct.sae.features.feature_name(("residual", 2), 17)
+        'L2.resid.f17'
+    """
     return f"L{site[1]}.{SHORT.get(site[0], site[0])}.f{number}"
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
     """What the features that are active often enough say: z `(M, F)`, their numbers `(F,)` in the autoencoder, the share `(F,)` of rows in
-    which each is active, and the site."""
+    which each is active, and the site.
+
+        >>> import torch
+        >>> coded = mct.sae.features.Coded(("residual", 2), torch.tensor([[1.0], [3.0]]), numbers=torch.tensor([17]), share=torch.tensor([1.0]))
+        >>> coded.names
+        ['L2.resid.f17']
+    """
 
     site: Site
     z: torch.Tensor
@@ -66,6 +78,12 @@ def code(sae: Autoencoder, x: torch.Tensor, at_least: float = 0.01) -> Coded:
     """The features of activities `(M, d)` that are active on a share of `at_least` of them and vary; one pass to count, one to keep.
 
     Raises InputError for a share out of range, activities that are not finite, or no such feature.
+
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+        >>> coded = mct.sae.features.code(sae, torch.tensor([[1.0, -1.0], [2.0, -1.0]]))
+        >>> coded.names, coded.share
+        (['L2.resid.f0'], tensor([1.], dtype=torch.float64))
     """
     if not 0 <= at_least <= 1 or not len(x):
         raise InputError(f"at_least={at_least} of {len(x)} activities; give a share from 0 to 1, and at least one activity")
@@ -87,7 +105,15 @@ def code(sae: Autoencoder, x: torch.Tensor, at_least: float = 0.01) -> Coded:
 class Links:
     """Regressions of the features of one site on those of another. edges: a frame with columns source, target, weight, largest first, which
     `networkx.from_pandas_edgelist(edges, edge_attr="weight", create_using=networkx.DiGraph)` makes a graph; weight: the coefficient on
-    standardised features. explained: a Series, share of each target's variance that its parents explain. alpha: the penalty."""
+    standardised features. explained: a Series, share of each target's variance that its parents explain. alpha: the penalty.
+
+        >>> import torch
+        >>> x = torch.rand(64, 1, generator=torch.Generator().manual_seed(0))
+        >>> low, high = (mct.sae.features.Coded(("residual", layer), x, torch.tensor([0]), torch.ones(1)) for layer in (1, 2))
+        >>> mct.sae.features.link(low, high).explained.round(2)
+        L2.resid.f0    1.0
+        Name: explained, dtype: float64
+    """
 
     edges: pd.DataFrame
     explained: pd.Series
@@ -99,6 +125,14 @@ def link(upstream: Coded, downstream: Coded, alpha: float = 0.05, chunk: int = 2
     `(F_up, F_up)` and three matrices `(F_up, chunk)`, whatever the number of targets. The result does not depend on the chunk.
 
     Raises InputError for rows that do not match, a penalty or chunk out of range.
+
+        >>> import torch
+        >>> x = torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
+        >>> low = mct.sae.features.Coded(("residual", 1), x, torch.tensor([0, 1]), torch.ones(2))
+        >>> high = mct.sae.features.Coded(("residual", 2), x[:, :1] * 2, torch.tensor([5]), torch.ones(1))
+        >>> mct.sae.features.link(low, high).edges.round(2)
+                source       target  weight
+        0  L1.resid.f0  L2.resid.f5    0.95
     """
     if len(upstream.z) != len(downstream.z):
         raise InputError(f"{len(upstream.z)} rows upstream and {len(downstream.z)} downstream; code both sites of the same observation")
@@ -133,7 +167,14 @@ def _product(a: Coded, b: Coded, part: slice, of_a: tuple, of_b: tuple) -> torch
 
 @dataclass(frozen=True, eq=False)
 class LabelNode:
-    """Weights `(F,)` of a label on standardised features, with what they were standardised by, the intercept, loss and penalty."""
+    """Weights `(F,)` of a label on standardised features, with what they were standardised by, the intercept, loss and penalty.
+
+        >>> import torch
+        >>> x = torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
+        >>> coded = mct.sae.features.Coded(("residual", 2), x, torch.tensor([0, 1]), torch.ones(2))
+        >>> mct.sae.features.label_node(coded, x[:, 0], loss="squared").weight.round(decimals=2)
+        tensor([0.9500, 0.0000], dtype=torch.float64)
+    """
 
     names: list[str]
     weight: torch.Tensor
@@ -166,6 +207,14 @@ def label_node(coded: Coded, label: Sequence[float] | torch.Tensor, loss: str = 
     numbers, which are standardised too. fraction: the penalty, as a share of the smallest one at which no feature has a weight.
 
     Raises InputError for labels that do not match, do not vary, or are not 0 and 1 where they have to be.
+
+        >>> import torch
+        >>> x = torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
+        >>> coded = mct.sae.features.Coded(("residual", 2), x, torch.tensor([0, 1]), torch.ones(2))
+        >>> mct.sae.features.label_node(coded, x[:, 0], loss="squared").ranking().round(decimals=2)
+               feature  score  weight
+        0  L2.resid.f0   0.95    0.95
+        1  L2.resid.f1   0.00    0.00
     """
     one_of(loss, LOSSES, "loss of a label node")
     y = torch.as_tensor(np.asarray(label, dtype=float)).to(coded.z.device)
@@ -193,6 +242,15 @@ def describe(model: LanguageModel, prompts: Sequence[Sequence[int]], observed: O
 
     prompts: as observed. coded: of all tokens. features: names, default all. Raises InputError for a name that is not there, or rows that do
     not match.
+
+        >>> import torch
+        >>> prompts = [e.base for e in task.search]
+        >>> seen = mct.observing.observe(model, prompts, [("residual", 2)])
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64))
+        >>> coded = mct.sae.features.code(sae, seen.activity["residual", 2])
+        >>> mct.sae.features.describe(model, prompts, seen, coded, coded.names[:1], top=2)[["feature", "words"]]
+               feature words
+        0  L2.resid.f0     a
     """
     if len(coded.z) != len(observed) or len(prompts) != observed.prompts:
         raise InputError(f"{len(coded.z)} rows of features, {len(observed)} observed tokens, {len(prompts)} of {observed.prompts} prompts: give "

@@ -23,6 +23,12 @@ def fidelity(model: LanguageModel, sae: Autoencoder, prompts: Sequence[Sequence[
     kl: mean divergence in nats of what the model then says from what it says by itself; kl_mean: the same with the mean activity in place;
     recovered: 1 - kl / kl_mean; same_word: share of prompts with the same most likely word. Raises InputError as `observe` does, or if the model
     has no such site.
+
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64))
+        >>> found = mct.sae.fidelity(model, sae, [e.base for e in task.search])  # of one that loses all that is below zero
+        >>> sorted(found), round(found["same_word"], 2)
+        (['kl', 'kl_mean', 'recovered', 'same_word'], 1.0)
     """
     sae.check(model)
     activity = observe(model, prompts, [sae.site]).activity[sae.site]

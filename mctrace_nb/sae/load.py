@@ -56,6 +56,11 @@ def load_sae(place: str | Path, site: Site | None = None, norm: str | None = Non
 
     Raises InputError for files that are missing, damaged or no safetensors, tensors that are missing or do not fit together, an architecture,
     setting or hook point that is not supported.
+
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+        >>> mct.sae.load_sae(mct.sae.save_sae(sae, "mine")).site
+        ('residual', 2)
     """
     one_of(dtype, DTYPES, "dtype")
     place = Path(place).expanduser()
@@ -84,6 +89,11 @@ def save_sae(sae: Autoencoder, folder: str | Path) -> Path:
     """Writes an autoencoder in the layout of SAELens (version 6) and returns the folder; `load_sae` reads the same one back, bit for bit.
 
     Raises InputError for a site without a hook point of its own, or a folder that has one already.
+
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+        >>> sorted(path.name for path in mct.sae.save_sae(sae, "mine").iterdir())
+        ['cfg.json', 'sae_weights.safetensors']
     """
     folder = Path(folder)
     if (folder / CFG).exists() or (folder / WEIGHTS).exists():

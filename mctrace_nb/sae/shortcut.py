@@ -26,6 +26,8 @@ from mctrace_nb.sae.autoencoder import Autoencoder, train_autoencoder
 from mctrace_nb.sae.features import Coded, LabelNode, label_node
 from mctrace_nb.stats import interval
 
+__all__ = ["Removal", "SETTINGS", "Sentences", "Setting", "corpus", "dictionary", "measure", "remove", "sentences"]
+
 WHEN = ("in the morning", "after the meeting")  # of one length, so that no position tells them apart
 SIDES = tuple(tuple(w for w, she in grammar.OCCUPATIONS.items() if (she > 0.5) == side) for side in (False, True))
 RIDGE = 1e-3
@@ -45,7 +47,11 @@ def _occupations(rng: Random, label: int, gender: int) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """A label with its shortcut: `say(rng, label, gender)` makes a sentence, `pool` is how its words become one row, "mean" or "last"."""
+    """A label with its shortcut: `say(rng, label, gender)` makes a sentence, `pool` is how its words become one row, "mean" or "last".
+
+        >>> mct.sae.shortcut.SETTINGS["people"].about
+        'when it was, and whether a man or a woman speaks; mean over words'
+    """
 
     say: Callable[[Random, int, int], str]
     pool: str
@@ -61,7 +67,12 @@ SETTINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """Sentences with their label and gender `(n,)`, zeros and ones."""
+    """Sentences with their label and gender `(n,)`, zeros and ones.
+
+        >>> said = mct.sae.shortcut.sentences("people", n=20)["ambiguous"]
+        >>> said.texts[0], said.label[:4], said.gender[:4]
+        ('in the morning the man said that he was happy', array([0, 1, 0, 1]), array([0, 1, 0, 1]))
+    """
 
     texts: list[str]
     label: np.ndarray
@@ -70,7 +81,12 @@ class Sentences:
 
 def sentences(setting: str, seed: int = 0, n: int = 300) -> dict[str, Sentences]:
     """The four sets of a setting: "ambiguous" (label and gender coincide) and "oracle" (all four groups) to train on, "balanced" to test on,
-    each of n sentences, and "probe" of n // 5 of label 0 only. The same seed gives the same sentences."""
+    each of n sentences, and "probe" of n // 5 of label 0 only. The same seed gives the same sentences. Raises InputError if n is no multiple of 20.
+
+        >>> sets = mct.sae.shortcut.sentences("people", n=20)
+        >>> sorted(sets), sets["probe"].texts[0]
+        (['ambiguous', 'balanced', 'oracle', 'probe'], 'in the morning the man felt that he would stay')
+    """
     say = SETTINGS[one_of(setting, SETTINGS, "setting of a shortcut")].say
     if n < 20 or n % 20:
         raise InputError(f"n={n} sentences do not divide; give a multiple of 20")
@@ -85,14 +101,23 @@ def sentences(setting: str, seed: int = 0, n: int = 300) -> dict[str, Sentences]
 
 
 def corpus(model: LanguageModel, n: int = 1500, seed: int = 0) -> list[list[int]]:
-    """n sentences of all behaviours of the grammar as token ids, to train an autoencoder on."""
+    """n sentences of all behaviours of the grammar as token ids, to train an autoencoder on.
+
+        >>> len(mct.sae.shortcut.corpus(model, n=10))
+        10
+    """
     rng, ids = Random(f"corpus/{seed}"), model.tokenizer.get_vocab()
     return [[1, *(ids[word] for word in grammar.sentence(behaviour, rng).split())] for behaviour in rng.choices(grammar.BEHAVIOURS, k=n)]
 
 
 def dictionary(model: LanguageModel, site: Site = ("residual", 2), features: int = 512, k: int = 16, seed: int = 0,
                steps: int = 800) -> Autoencoder:
-    """An autoencoder of the tutorial model, trained on `corpus`."""
+    """An autoencoder of the tutorial model, trained on `corpus`.
+
+        >>> sae = mct.sae.shortcut.dictionary(model, features=64, steps=5)
+        >>> sae.W_enc.shape, sae.site
+        (torch.Size([64, 64]), ('residual', 2))
+    """
     return train_autoencoder(observe(model, corpus(model, seed=seed), [site]).activity[site], features, site, k, steps=steps, seed=seed)
 
 
@@ -121,7 +146,14 @@ class Removal:
     """One run. ranking: a frame, a row a ranked feature (those with a weight): feature, score, weight, gender AUROC, whether it is removed.
     accuracy: a frame, a row a way: accuracy, that of the worst of four groups, agreement with gender (one half is ideal), AUROC of the log odds
     for the label (which a wrong threshold does not harm), features removed, and read: how many had to be looked at for that.
-    active: how many features there were to rank. node: the label node."""
+    active: how many features there were to rank. node: the label node.
+
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64))
+        >>> removed = mct.sae.shortcut.remove(model, sae, n=40)
+        >>> removed.ranking.columns.tolist()
+        ['feature', 'score', 'weight', 'gender_auroc', 'removed']
+    """
 
     ranking: pd.DataFrame
     accuracy: pd.DataFrame
@@ -136,6 +168,12 @@ def remove(model: LanguageModel, sae: Autoencoder, setting: str = "people", seed
     features set to zero), "retrained" (the classifier, too), the same for as many random active features (the mean of ten draws), "by
     correlation" (retrained; as many features read as the label node ranks, but those that correlate most with the label), "every gender-like"
     (retrained; all features that pass the rule, none left unread), "oracle" (trained on all four groups).
+
+        >>> import torch
+        >>> sae = mct.sae.Autoencoder(("residual", 2), torch.eye(64), torch.zeros(64), torch.eye(64), torch.zeros(64))
+        >>> removed = mct.sae.shortcut.remove(model, sae, n=40)
+        >>> removed.accuracy["way"].tolist()[:3]
+        ['original', 'zeroed', 'retrained']
     """
     sets, pooled = sentences(setting, seed, n), {}
     for name, said in sets.items():
@@ -195,7 +233,14 @@ def measure(model: LanguageModel, seeds: Iterable[int] = range(5), setting: str 
             **trained) -> pd.DataFrame:
     """The numbers of `remove` over seeds, which decide the autoencoder and the sentences: a frame, a row a way, with the mean and the ends of a
     95 % bootstrap interval over seeds of accuracy, worst_group, gender and label_auroc; removed and read, mean numbers of features; seeds, how
-    many. trained: to `dictionary`."""
+    many. trained: to `dictionary`.
+
+        >>> found = mct.sae.shortcut.measure(model, seeds=[0], n=40, features=64, steps=5)
+        >>> found[["way", "seeds"]].head(2)
+                way  seeds
+        0  original      1
+        1    zeroed      1
+    """
     found = []
     for seed in bar(list(seeds), "removing a shortcut"):
         found.append(remove(model, dictionary(model, site, seed=seed, **trained), setting, seed, n).accuracy)

@@ -84,10 +84,10 @@ def _prose(thing, names=()) -> str:
     blocks = []
     for block in re.split(r"\n{2,}", text):
         if block.startswith("    "):  # an example
-            blocks.append("```python\n" + inspect.cleandoc(block) + "\n```")
+            blocks.append(f"```{'pycon' if '>>>' in block else 'python'}\n" + inspect.cleandoc(block) + "\n```")
         else:
             blocks.append("".join(part if part.startswith("`") else _SPECIAL.sub(r"\\\1", part) for part in _CODE.split(block)))
-    return re.sub(r"\n```\n\n```python\n", "\n\n", "\n\n".join(blocks))
+    return re.sub(r"\n```\n\n```(python|pycon)\n", "\n\n", "\n\n".join(blocks))
 
 
 def _first(thing) -> str:

@@ -111,7 +111,14 @@ def fetch_models(runs: Iterable[Run]) -> None:
 
 @contextmanager
 def dask_executor(address: str, seconds: float = 20) -> Iterator[Executor]:
-    """An executor on the workers of a Dask scheduler. Raises InputError if none answers in so many seconds, or Dask is not installed."""
+    """An executor on the workers of a Dask scheduler. Raises InputError if none answers in so many seconds, or Dask is not installed.
+
+        >>> from distributed import LocalCluster
+        >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        ...     with mct.study.dask_executor(cluster.scheduler_address) as executor:
+        ...         executor.submit(pow, 2, 5).result()
+        32
+    """
     try:
         from distributed import Client
     except ImportError:
@@ -140,6 +147,15 @@ def sweep(grid: str | Path | Grid, out: str | Path, workers: int | None = None, 
     job: what an order is given to; another one than `run_one` for simulations.
 
     Raises InputError for a bad grid or folder (nothing is created) and KeyboardInterrupt as it comes (finished runs are kept).
+
+        >>> import nbformat, yaml
+        >>> cells = [nbformat.v4.new_code_cell("number: int = 1", metadata={"tags": ["parameters"]})]
+        >>> nbformat.write(nbformat.v4.new_notebook(cells=cells), "toy.ipynb")
+        >>> with open("grid.yaml", "w") as file:
+        ...     yaml.safe_dump(dict(grid=dict(number=[2]), notebook="toy.ipynb"), file)
+        ...
+        >>> mct.study.sweep("grid.yaml", "study", workers=1).done
+        1
     """
     grid, out = grid if isinstance(grid, Grid) else read(grid), Path(out).expanduser().resolve()
     check_folder(out)

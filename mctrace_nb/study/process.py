@@ -43,6 +43,13 @@ def run_one(order: dict, stop: threading.Event | None = None) -> dict:
     order: name; runs (the folder of all runs); notebook; axes; parameters; code; limits (cell_minutes, run_minutes, memory in bytes or None);
     threads of torch (0: as the machine has them). A run that fails leaves the failed notebook, `error.json` and the reason. Raises Stopped if `stop` is set,
     OSError if the folder cannot be written.
+
+        >>> import os
+        >>> from mctrace_nb.shipped import shipped
+        >>> order = dict(name="one", runs=os.getcwd(), notebook=str(shipped("notebooks/analysis.ipynb")), axes={}, parameters={}, code="an older version")
+        >>> record = mct.study.run_one(order)  # of an order that was written by another version
+        >>> record["status"], record["reason"]
+        ('failed', '... has other code (...) than the study (an older version); install the same version everywhere')
     """
     runs, name = Path(order["runs"]), order["name"]
     if not runs.is_dir():

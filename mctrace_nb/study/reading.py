@@ -40,6 +40,9 @@ class Study:
     how many `candidates` there were to choose from, `kinds` and `layout` (layers x heads), and the `notebook` within the folder.
     fronts: every front.csv, one under the other: the axes, `run`, and the columns of front.csv with `components` as `set`.
     An axis `budget` is `reported_budget` in the fronts. code: the version that was to run it.
+
+        >>> mct.study.read().counts()
+        {'done': 24, 'failed': 1, 'missing': 0}
     """
 
     folder: Path
@@ -237,6 +240,9 @@ def read(folder: str | Path = "") -> Study:
 
     Runs without a folder are missing; a run of which a file is damaged counts as failed, and its reason names the file. Raises
     InputError if the folder is no study.
+
+        >>> mct.study.read().axes
+        ('model', 'task', 'components', 'seed', 'corruption')
     """
     folder = Path(folder).expanduser() if folder else shipped("data/study")
     if not folder.is_dir():
@@ -266,6 +272,9 @@ def excerpt(folder: str | Path, out: str | Path) -> Path:
     """Copies of a study what reading it needs: no notebooks, no pictures, numbers to six digits. For keeping it and passing it on.
 
     Raises InputError as `read` does, or if `out` is there already.
+
+        >>> mct.study.excerpt(mct.study.read().folder, "small").name
+        'small'
     """
     study, out = read(folder), Path(out).expanduser()
     if out.exists():

@@ -62,6 +62,10 @@ def load_task(spec: str | Path, model, n: int | None = 64, seed: int = 0, data_d
 
     Raises InputError for an unknown name or variant, a file that cannot be read or downloaded, rows that cannot be used, or
     a model that does not know the task's words.
+
+        >>> task = mct.load_task("names", model, n=16)
+        >>> len(task.search), len(task.heldout), task.text(task.search[0].base)
+        (8, 8, 'when Julia and Peter went to the garden , Julia gave a cake to')
     """
     check_numbers(n, heldout)
     if is_file(spec):

@@ -12,6 +12,10 @@ class Example:
     target is the answer that the counterfactual prompt favours, foil the one the base prompt favours. subject: first
     and last + 1 token of the span that noise or `positions="subject"` act on. group: prompts of one template share it.
     cohort: the population that the prompt is about, for example "female" for a profession of that stereotype.
+
+        >>> example = mct.Example(base=(5, 6), counterfactual=(7, 6), target=(8,), foil=(9,))
+        >>> example.first_difference
+        0
     """
 
     base: tuple[int, ...]

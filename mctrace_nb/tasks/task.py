@@ -21,6 +21,29 @@ class Task:
 
     name, source: what it is and where it comes from; notes: what a reader of results should know about the data, such
     as rows that were left out; text: a Reader that decodes token ids for display.
+
+        >>> task.tokens(0)
+         position   base counterfactual differs    role
+                0  <bos>          <bos>          prompt
+                1   when           when          prompt
+                2  Julia          Julia          prompt
+                3    and            and          prompt
+                4  Peter          Peter          prompt
+                5   went           went          prompt
+                6     to             to          prompt
+                7    the            the          prompt
+                8 garden         garden          prompt
+                9      ,              ,          prompt
+               10  Julia          Peter       ≠ subject
+               11   gave           gave          prompt
+               12      a              a          prompt
+               13   cake           cake          prompt
+               14     to             to          prompt
+               15  Peter          Julia       ≠  answer
+        >>> mine = mct.Task.from_pairs([dict(base="the nurse said that", counterfactual="the man said that", target="he", foil="she"),
+        ...                             dict(base="the pilot said that", counterfactual="the woman said that", target="she", foil="he")], model)
+        >>> len(mine.search), len(mine.heldout)
+        (1, 1)
     """
 
     name: str

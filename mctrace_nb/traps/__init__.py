@@ -19,11 +19,17 @@ from mctrace_nb.tasks import load_task
 from mctrace_nb.tracing import Trace
 from mctrace_nb.traps import kernels, masks, meanings, statistics, tokens
 
+__all__ = ["TRAPS", "Trap", "outcome", "place", "said", "table", "trap"]
+
 
 @dataclass(frozen=True)
 class Trap:
     """wrong, right: (model, task, trace) -> a number in `unit`, a whole one where things are counted. why: what happens, in one sentence.
-    guard: what prevents it in this package; test: the test that fails without the guard."""
+    guard: what prevents it in this package; test: the test that fails without the guard.
+
+        >>> isinstance(mct.traps.TRAPS[0], mct.traps.Trap), len(mct.traps.TRAPS)
+        (True, 19)
+    """
 
     name: str
     wrong: Callable[..., float]
@@ -103,13 +109,21 @@ TRAPS = (
 
 
 def trap(name: str) -> Trap:
-    """The trap of this name. Raises InputError if there is none."""
+    """The trap of this name. Raises InputError if there is none.
+
+        >>> mct.traps.trap("what 1 in a mask means").unit
+        'nats of three heads'
+    """
     return {t.name: t for t in TRAPS}[one_of(name, [t.name for t in TRAPS], "trap")]
 
 
 @lru_cache(4)
 def place(seed: int = 0):
-    """Where the ways are run: the tutorial model, its `professions`, 32 search prompts of this seed, and their trace by heads."""
+    """Where the ways are run: the tutorial model, its `professions`, 32 search prompts of this seed, and their trace by heads.
+
+        >>> len(mct.traps.place()[2])
+        32
+    """
     lm = load_model("tutorial", device="cpu")
     task = load_task("professions", lm, 64, seed)
     return lm, task, Trace(lm, task, "head_output")
@@ -117,18 +131,31 @@ def place(seed: int = 0):
 
 @lru_cache(256)
 def outcome(name: str, seed: int = 0) -> tuple[float, float]:
-    """What the wrong and the right way give. Raises InputError for a trap that there is not."""
+    """What the wrong and the right way give. Raises InputError for a trap that there is not.
+
+        >>> wrong, right = mct.traps.outcome("padding on learned positions")
+        >>> mct.traps.said(wrong), mct.traps.said(right)
+        ('-0.89', '-1.78')
+    """
     found = trap(name)
     return tuple(way(*place(seed)) for way in (found.wrong, found.right))
 
 
 def said(value: float) -> str:
-    """A number as lessons show it: a whole one as it is, others with two decimals."""
+    """A number as lessons show it: a whole one as it is, others with two decimals.
+
+        >>> mct.traps.said(1024), mct.traps.said(-0.001)
+        ('1,024', '0.00')
+    """
     return f"{value:,}" if isinstance(value, int) else f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def table(seed: int = 0):
-    """A frame of all traps: trap, wrong, right, unit, guard, test."""
+    """A frame of all traps: trap, wrong, right, unit, guard, test.
+
+        >>> mct.traps.table().loc["train mode", ["wrong", "right"]].tolist()
+        ['1.28', '0.00']
+    """
     import pandas as pd
 
     rows = [dict(zip(("trap", "wrong", "right"), (t.name, *map(said, outcome(t.name, seed)))), unit=t.unit, guard=t.guard, test=t.test)

@@ -63,6 +63,14 @@ class Explorer:
 
     Where a question is asked, a box lets the learner predict first: the picture then hides until a guess is written, which is kept
     in `guesses` by the parameters (a tuple of name and value) and shown beside the truth.
+
+        >>> import ipywidgets
+        >>> def compute(slope):
+        ...     return f"a slope of {slope}", mct.plots.lines({"line": ([0, 1], [0, slope])}, "x", "y")
+        ...
+        >>> explorer = mct.widgets.Explorer({"slope": ipywidgets.IntSlider(3)}, compute)
+        >>> explorer.parameters
+        {'slope': 3}
     """
 
     asks = ""
@@ -158,10 +166,11 @@ def _with_view(view: ipy.Widget, data: dict, metadata: dict) -> tuple[dict, dict
 class Guess:
     """A question that is answered before a cell is run; the guess is kept and shown beside what the cell measures.
 
-        guess = mct.widgets.Guess("How many nats will the two do together?")
-        guess.beside(effect)      # in the cell that measures it
-
     choices: answers to choose from; without them a number is asked for, in `unit`.
+
+        >>> guess = mct.widgets.Guess("How many nats will the two do together?")
+        >>> print(guess.beside(13.98))  # in the cell that measures it
+        Measured: 13.98 nats. No guess was written.
     """
 
     def __init__(self, question: str, choices: Sequence[str] | None = None, unit: str = "nats"):

@@ -21,6 +21,10 @@ class CostCalculator(Explorer):
 
     limit: a line in the picture, in GiB. Other arguments are the values that the controls start with: see `costs`.
     Raises InputError for a model whose sizes are not in `published.SIZES`, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.CostCalculator(limit=8, model="gpt2")
+        >>> explorer.parameters
+        {'model': 'gpt2', 'kind': 'head_pattern', 'method': 'greedy', 'dtype': 'float32', 'cache': ...
     """
 
     def __init__(self, limit: float = 8, **start):

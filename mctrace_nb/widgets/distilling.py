@@ -66,6 +66,10 @@ class ThresholdExplorer(Explorer):
 
     Raises InputError for what is no pair, a pair without a tokenizer or prompts, prompts for which the models have no room, log-probabilities that are not
     finite, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.ThresholdExplorer(new_tokens=4)
+        >>> explorer.parameters
+        {'tau': 0.8, 'text': 0, 'direction': 'forward KL', 'k': 16}
     """
 
     asks, unit = "on what share of all tokens does the gate open at this tau, in percent?", "percent"

@@ -22,6 +22,10 @@ class MetricPicker(Explorer):
     why. Other arguments are the values that the controls start with.
 
     Raises InputError for what is no trace, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.MetricPicker(trace, metric="prob")
+        >>> explorer.parameters
+        {'metric': 'prob', 'corruption': 'counterfactual'}
     """
 
     asks, unit = "how large is the largest single effect of the first behaviour, whatever its sign?", ""

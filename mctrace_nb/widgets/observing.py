@@ -38,6 +38,10 @@ class LassoExplorer(Explorer):
     the controls start with.
 
     Raises InputError for anything but a plain trace, for components that are neither heads nor blocks, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.LassoExplorer(mct.Trace(model, task, "attn_block"), budget=1)
+        >>> explorer.parameters
+        {'alpha': 0.05, 'budget': 1}
     """
 
     asks, unit = "what share of the best set's effect has the observed set, in percent?", "percent"

@@ -54,6 +54,10 @@ class ComponentPicker(_OnPrompts):
 
     trace: a Trace; its own corruption is what the picture starts with, the others are made when they are asked for. Other arguments
     are the values that the controls start with. Raises InputError for anything but a Trace, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.ComponentPicker(trace, component="L1H2", by="zero")
+        >>> explorer.parameters
+        {'component': 'L1H2', 'prompt': 0, 'by': 'zero'}
     """
 
     def __init__(self, trace: Trace, **start):
@@ -83,6 +87,10 @@ class SetPicker(_OnPrompts):
 
     trace: a Trace with a metric that has a gradient; it is searched once, for all budgets up to 8. Other arguments are the values that
     the controls start with. Raises InputError for anything but a Trace, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.SetPicker(trace, budget=2)
+        >>> explorer.parameters
+        {'budget': 2, 'prompt': 0}
     """
 
     def __init__(self, trace: Trace, **start):
@@ -113,6 +121,10 @@ class EffectBars(_OnPrompts):
     trace: a Trace whose corruption has a run of its own ("counterfactual" or "noise"). chosen: the labels that the set starts with. Other
     arguments are the values that the controls start with; prompt -1 is the mean over all. Raises InputError for anything but such a
     Trace, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.EffectBars(trace, ["L1H2", "L2H2"])
+        >>> explorer.parameters
+        {'chosen': 'L1H2, L2H2', 'prompt': -1, 'metric': 'log_odds'}
     """
 
     asks = "how large will the remainder be?"

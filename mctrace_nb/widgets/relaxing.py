@@ -36,6 +36,10 @@ class RelaxationCube(Explorer):
     trace: any whose metric has a gradient. among: the labels of the components, all others are kept. Other arguments are the values
     that the controls start with: mask values by label, transform, lambda1, across, up. Raises InputError for a metric without a
     gradient, labels that are not there, fewer than two or more than four of them, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.RelaxationCube(trace, ["L1H2", "L2H1", "L2H2"])
+        >>> explorer.parameters
+        {'L1H2': 0.5, 'L2H1': 0.5, 'L2H2': 0.0, 'transform': 'inverse', 'across': 'L1H2', 'up': 'L2H1', 'lambda1': 0}
     """
 
     def __init__(self, trace: Effects, among: Sequence[str], **start):
@@ -73,6 +77,10 @@ class LambdaExplorer(Explorer):
     trace: whose components are relaxed. exact: a front of exhaustive search on it, to compare with. budget: where the run may stop, as
     in `pgb`; None runs all epochs. Other arguments are the values that the controls start with; a penalty "found" is found from the
     data, as in `relax.Settings`. Raises InputError for a metric without a gradient, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.LambdaExplorer(trace, lambda1=0.05, epochs=5)
+        >>> explorer.parameters
+        {'lambda1': 0.05, 'lambda2': 0.05, 'schedule': 'linear', 'lr': 0.1, 'transform': 'inverse', ...
     """
 
     asks, unit = "how many components will be kept?", "components"

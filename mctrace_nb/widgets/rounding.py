@@ -40,6 +40,10 @@ class BudgetExplorer(Explorer):
     that the rules find at its size, and the words say so. Other arguments are the values that the controls start with.
 
     Raises InputError for a metric without a gradient, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.BudgetExplorer(mct.Trace(model, task, "attn_block"), budget=2)
+        >>> explorer.parameters
+        {'budget': 2, 'rule': 'top S', 'threshold': 0.5, 'penalty': 0.1, 'exact': True}
     """
 
     asks, unit = "what share of the optimum remains after rounding, in percent?", "percent"

@@ -34,6 +34,10 @@ class InteractionExplorer(Explorer):
 
     trace: with at least two components. Other arguments are the values that the controls start with: a, b and c ("none" for two
     components). Raises InputError for a trace with one component, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.InteractionExplorer(trace, a="L1H2", b="L2H2")
+        >>> explorer.parameters
+        {'a': 'L1H2', 'b': 'L2H2', 'c': 'none'}
     """
 
     asks = "what is their joint effect, in nats?"
@@ -82,6 +86,10 @@ class SearchRace(Explorer):
     methods: names of `search.METHODS`. most: the largest budget (default 8, or as many as there are components). Other arguments
     are the values that the controls start with: budget, and each method by its name. Raises InputError for a method or budget
     that there is not, or a value that a control does not have.
+
+        >>> explorer = mct.widgets.SearchRace(trace, ("greedy", "top-k"), most=2, budget=2)
+        >>> explorer.parameters
+        {'budget': 2, 'greedy': True, 'top-k': True}
     """
 
     unit = "%"

@@ -14,6 +14,9 @@ class TrapPicker(Explorer):
     seed: of the prompts. They are run once, on the tutorial model for which they are written, which takes a few seconds. Other
     arguments are the values that the controls start with: trap. Raises InputError for a seed that is no whole number from 0 on, or a
     trap that there is not.
+
+        >>> mct.widgets.TrapPicker().look("train mode")[0][:32]
+        'Wrong: 1.28, right: 0.00 (nats).'
     """
 
     def __init__(self, seed: int = 0, **start):
