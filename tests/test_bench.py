@@ -44,7 +44,7 @@ def test_the_published_way_agrees_in_double_precision(lm, task, kind):
     assert all(not p.requires_grad for p in lm.model.parameters()) and lm.model.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_of_the_gpu_can_be_made(monkeypatch):
     """On the CPU, for a small model of each family."""
     for make in (lambda: shapes.gpt2_small(layers=2, width=64, words=100),

@@ -157,7 +157,7 @@ def test_own_file_with_everything_asked_for(tmp_path):
     assert "given back the values" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_desiderata_by_the_command_line(tmp_path):
     done = mctrace("trace", "--task", "binding", "--keep", "binding_operation", "--n", "16", "--budget", "2", "--methods",
                    "exhaustive,greedy", "--out", tmp_path / "out")

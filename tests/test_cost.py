@@ -79,11 +79,12 @@ RUNS = [("gpt2", "head_output", "pgb-published", "device", "1"), ("gpt2", "head_
         ("gpt2", "mlp_neuron", "pgb", "device", "1"), ("gpt2", "head_output", "guided", "device", "4"),
         ("gpt2", "mlp_neuron", "greedy", "device", "1"), ("llama", "head_output", "greedy", "device", "4"),
         ("llama", "mlp_neuron", "pgb-published", "device", "1"), ("llama", "mlp_neuron", "greedy", "recompute", "4")]
+LONGER = RUNS[2:4]  # half a minute and more each
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")
-@pytest.mark.parametrize("run", RUNS, ids="-".join)
+@pytest.mark.parametrize("run", [pytest.param(run, marks=pytest.mark.long if run in LONGER else (), id="-".join(run)) for run in RUNS])
 def test_the_peak_of_a_run_is_near_its_estimate(run):
     made = subprocess.run([sys.executable, ROOT / "tests" / "memory_probe.py", *run], capture_output=True, text=True, check=True)
     assert 0.6 <= float(made.stdout.split()[-1]) <= 1.3, made.stdout

@@ -264,7 +264,7 @@ def test_the_shortcut_is_removed_where_it_is_a_feature_of_its_own(tutorial, smal
     assert torch.equal(trained_on[0], trained_on[1]) and not torch.allclose(trained_on[0], trained_on[2])  # only retraining changes what is learned
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_shortcut_stays_where_gender_is_spread_over_everything(tutorial):
     """At the last word the model is about to say he or she: features that say nothing of gender alone still tell it together."""
     sae = shortcut.dictionary(tutorial)

@@ -251,7 +251,7 @@ def test_a_run_has_its_limit_of_time(tmp_path):
     assert record["reason"] == "the run took longer than 0.3 minutes, the limit for a run (run_minutes under limits) (in cell 4)"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_disk_that_is_full(tmp_path):
     """A sweep on a file system of 112 kilobytes, mounted for this process alone; a run leaves 20 or so."""
     disk, grid = tmp_path / "disk", toy_grid(tmp_path, number=list(range(12)))

@@ -84,7 +84,7 @@ def kill_once(folder, victim, delay):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim, delay", [("driver", 6.3), ("kernel", 5.1)])
+@pytest.mark.parametrize("victim, delay", [pytest.param("driver", 6.3, marks=pytest.mark.long), ("kernel", 5.1)])
 def test_a_killed_sweep_goes_on(victim, delay, tmp_path):
     kill_once(tmp_path, victim, delay)
 
