@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -74,6 +75,17 @@ def _signature(thing) -> str:
                              return_annotation=returned if returned is found.empty else _Plain(_type(returned, thing))))
 
 
+def _language(block: str) -> str:
+    """What an indented block of a docstring is written in: examples, code, or formulas and tables."""
+    if ">>>" in block:
+        return "pycon"
+    try:
+        ast.parse(inspect.cleandoc(block))
+        return "python"
+    except SyntaxError:
+        return "text"
+
+
 def _prose(thing, names=()) -> str:
     """A docstring as Markdown: what it says of a parameter begins with the parameter's name as code, other signs mean themselves."""
     text = inspect.getdoc(thing) or ""
@@ -84,10 +96,10 @@ def _prose(thing, names=()) -> str:
     blocks = []
     for block in re.split(r"\n{2,}", text):
         if block.startswith("    "):  # an example
-            blocks.append(f"```{'pycon' if '>>>' in block else 'python'}\n" + inspect.cleandoc(block) + "\n```")
+            blocks.append(f"```{_language(block)}\n" + inspect.cleandoc(block) + "\n```")
         else:
             blocks.append("".join(part if part.startswith("`") else _SPECIAL.sub(r"\\\1", part) for part in _CODE.split(block)))
-    return re.sub(r"\n```\n\n```(python|pycon)\n", "\n\n", "\n\n".join(blocks))
+    return re.sub(r"\n```\n\n```(python|pycon|text)\n", "\n\n", "\n\n".join(blocks))
 
 
 def _first(thing) -> str:
@@ -152,7 +164,8 @@ def _page(room: ModuleType, level: str = "#") -> str:
 def _index(found: dict[str, ModuleType]) -> str:
     names = [f"| {{py:obj}}`mct.{n} <{PACKAGE}.{r}.{n}>` | {_first(getattr(mctrace_nb, n))} |" for n, r in sorted(mctrace_nb._WHERE.items(), key=lambda x: x[0].lower())]
     pages = [f"| [`{room}`]({room}.md) | {_first(module)} |" for room, module in found.items()]
-    return "\n".join(["# Reference", "", "Every public name, made from the docstrings. `import mctrace_nb as mct` gives:", "",
+    return "\n".join(["# Reference", "", "Every public name, made from the docstrings. All have an example, which is tested. Examples begin with", "",
+                      "```python", inspect.cleandoc(mctrace_nb.__doc__.split("\n\n", 1)[1].split("\n\nThe examples")[0]), "```", "", "`mct` gives:", "",
                       "| name | |", "|---|---|", *names, "", "## Rooms", "", "A room imports only from those on lower floors; the README draws them.", "",
                       "| room | |", "|---|---|", *pages, "", "```{toctree}", ":hidden:", "", *(f"{name} <{name}>" for name in found), "```", ""])
 
