@@ -100,20 +100,22 @@ def readers(planted: Planted) -> list[tuple[str, str]]:
 def copies(planted: Planted, prompts) -> list[tuple[str, str]]:
     """Pairs of planted nodes (tokens included) of which one says, on all tokens or on the last, nearly what the other says.
 
+    prompts: rows of token ids, such as one side of `planted.prompts()`.
+
         >>> found = mct.planted.twins(confounder=True)
         >>> mct.planted.copies(found, found.prompts(64)[0])
-        [('L0H1', 'L0H2'), ('L0H1', 'L0H2')]
+        [('L0H1', 'L0H2')]
     """
     seen = Seen(planted.model, [tuple(map(int, row)) for row in prompts], planted.answers, inputs="same")
-    names, found = {EMBED, *planted.parts}, []
+    names, found = {EMBED, *planted.parts}, {}
     for blocks in (seen.writes, seen.last_writes):
         mine = [b for b in blocks if seen.nodes.labels[b.node] in names]
         for i, one in enumerate(mine):
             for other in mine[i + 1:]:
                 shared = (one.columns.T @ other.columns / len(one.columns)).square().sum() / min(one.columns.shape[1], other.columns.shape[1])
                 if shared > SAME:
-                    found.append((seen.nodes.labels[one.node], seen.nodes.labels[other.node]))
-    return found
+                    found[seen.nodes.labels[one.node], seen.nodes.labels[other.node]] = shared
+    return list(found)
 
 
 def twins(confounder: bool = True, seed: int = 0) -> Planted:
