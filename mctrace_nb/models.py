@@ -43,7 +43,7 @@ def _check_placement(device, device_map, offload_folder) -> None:
 
 
 @contextmanager
-def _quiet(bars: bool):
+def quiet(bars: bool):
     """No remarks by transformers while it loads: what matters of them is raised here. bars: keep its progress bars."""
     verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -108,7 +108,7 @@ def skeleton(model, dtype: torch.dtype, tokenizer: bool = False) -> LanguageMode
     """
     named = isinstance(model, (str, os.PathLike))
     name = str(model) if named else getattr(model, "name_or_path", "") or type(model).__name__
-    with _quiet(bars=False), _explained(name):
+    with quiet(bars=False), _explained(name):
         config, words = model, None
         if named:
             place, local = _find(model, None)
@@ -139,7 +139,7 @@ def random_model(family: str = "gpt2", layers: int = 2, heads: int = 4, width: i
     if min(layers, heads, width) < 1 or width % (2 * heads):
         raise InputError(f"layers={layers}, heads={heads}, width={width}: give at least 1 of each, and a width that is a multiple "
                          f"of twice the heads, such as {2 * heads * max(1, width // (2 * max(1, heads)))}")
-    with _quiet(bars=False):
+    with quiet(bars=False):
         tokenizer = tokenizer or _load_tokenizer(shipped("data/tutorial"))
         sizes = dict(vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
                      num_key_value_heads=heads, head_dim=width // heads, intermediate_size=4 * width, max_position_embeddings=64,
@@ -206,7 +206,7 @@ def _loaded(name: str, dtype: str, device: str | None, revision: str | None, dev
     _check_placement(device, device_map, offload_folder)
     folder = TemporaryDirectory(prefix="mctrace-") if device_map is not None and offload_folder is None else None
     placing = {} if device_map is None else dict(device_map=device_map, offload_folder=offload_folder or folder.name)
-    with _quiet(bars=not local), _explained(name):
+    with quiet(bars=not local), _explained(name):
         _, where = _config(place, local, revision)
         if local:
             check_folder(place)

@@ -28,6 +28,7 @@ from mctrace_nb.distill.measures import over_seeds, paired, right_answers, token
 from mctrace_nb.distill.pairs import Pair, pair
 from mctrace_nb.distill.rollouts import write_rollouts
 from mctrace_nb.errors import InputError, one_of
+from mctrace_nb.models import quiet
 from mctrace_nb.progress import bar
 from mctrace_nb.shipped import shipped
 
@@ -88,8 +89,9 @@ def load(folder) -> tuple:
     if lacking:
         raise InputError(f"{folder} holds no {', '.join(lacking)}; give a folder that 'python -m mctrace_nb.distill models' or 'experiment' has written")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-        return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quiet(bars=False):
+            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"the model in {folder} cannot be read ({str(error).splitlines()[0]}); write it anew") from error
 
