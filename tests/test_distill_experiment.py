@@ -23,7 +23,8 @@ from mctrace_nb.errors import InputError
 from mctrace_nb.models import load_model
 
 SHIPPED = ROOT / "data" / "distill"
-SMALL = E.Plan(arms=("opd", "eopd"), seeds=(0, 1), problems=8, answers=8, start=replace(models.STUDENT, width=16, steps=12, poor_steps=4),
+SMALL = E.Plan(arms=("opd", "eopd"), inherited=("eopd",), seeds=(0, 1), problems=8, answers=8,
+               start=replace(models.STUDENT, width=16, steps=12, poor_steps=4), cut=replace(models.INHERITED, steps=4, poor_steps=4),
                training=Training(steps=3, batch=16, updates=2, every=1))
 
 
@@ -75,7 +76,7 @@ def test_a_stopped_experiment_goes_on(tmp_path, monkeypatch):
     real, ran = E.run, []
 
     def stopped(name, plan, out):
-        if len(ran) == 4:
+        if len(ran) == 6:
             raise KeyboardInterrupt
         ran.append(name)
         return real(name, plan, out)
@@ -83,18 +84,19 @@ def test_a_stopped_experiment_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         E.experiment(SMALL, tmp_path)
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
-    assert len(first) == 4 and not list((tmp_path / "runs").glob(".*"))
-    assert not (tmp_path / "results.csv").exists() and len(E.missing(SMALL, tmp_path)) == 3
+    assert len(first) == 6 and not list((tmp_path / "runs").glob(".*"))
+    assert not (tmp_path / "results.csv").exists() and len(E.missing(SMALL, tmp_path)) == 5
     monkeypatch.setattr(E, "run", real)
     table = E.experiment(SMALL, tmp_path)
     assert sorted(table.name) == sorted(SMALL.runs()) and all(path.stat().st_mtime_ns == at for path, at in first.items())
     whole = E.experiment(SMALL, tmp_path / "whole", workers=2)  # in one go, by two processes: the same numbers
     same = [c for c in table.columns if c != "seconds"]
     assert table.sort_values("name")[same].reset_index(drop=True).equals(whole.sort_values("name")[same].reset_index(drop=True))
-    assert set(E.histories(tmp_path).arm) == {"opd", "eopd"} and (tmp_path / "results.csv").exists()
+    assert set(E.histories(tmp_path).arm) == {"opd", "eopd", "eopd_inherited"} and (tmp_path / "results.csv").exists()
     found = E.summary(table).set_index(["arm", "measure"])
     opd, eopd = (table[table.arm == arm].sort_values("seed").avg.to_numpy() for arm in ("opd", "eopd"))
     assert found.loc[("eopd", "avg"), "less_opd"] == pytest.approx((eopd - opd).mean()) and found.loc[("opd", "avg"), "mean"] == pytest.approx(opd.mean())
+    assert math.isnan(found.loc[("eopd_inherited", "avg"), "less_opd"])  # plain distillation from the same start was not run
     with pytest.raises(InputError, match="holds runs with tau=0.8, not 0.5"):
         E.experiment(replace(SMALL, tau=0.5), tmp_path)
     E.experiment(replace(SMALL, seeds=(0, 1)), tmp_path)  # nothing to do
