@@ -1,8 +1,10 @@
 """Shared fixtures: tiny models made on the spot, the tutorial model, and the assets that others wrote."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,22 @@ def apart(folder: Path, *names: str) -> dict[str, str]:
     assert len(pinned) == len(names)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, *pinned], check=True)
     return {"PYTHONPATH": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(port: int) -> None:
+    """Until somebody listens on a port of this machine; a minute at most."""
+    for _ in range(300):
+        with socket.socket() as try_it:
+            if not try_it.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.2)
 
 
 def pytest_terminal_summary(terminalreporter):

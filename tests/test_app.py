@@ -1,13 +1,11 @@
 """The explorers as an app for a class: Voila serves them to a real browser, where they are driven by keyboard."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import ROOT, apart
+from conftest import ROOT, apart, free_port, wait_for
 from test_browser import CHROMIUM, FLAGS
 
 import mctrace_nb as mct
@@ -19,19 +17,13 @@ def served(tmp_path_factory):
     """Voila in a folder of its own, as it would add a button to everybody's JupyterLab; yields the address of the app."""
     folder = tmp_path_factory.mktemp("voila")
     there = apart(folder, "voila", "websockets")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     data = os.pathsep.join(filter(None, [str(folder / "share" / "jupyter"), os.environ.get("JUPYTER_PATH")]))
     env = {**os.environ, **there, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "JUPYTER_PATH": data}
     started = subprocess.Popen([sys.executable, "-m", "mctrace_nb", "app", "--no-browser", f"--port={port}", "--ip=127.0.0.1"], cwd=folder, env=env,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        for _ in range(300):
-            with socket.socket() as try_it:
-                if not try_it.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.2)
+        wait_for(port)
         yield f"http://127.0.0.1:{port}/"
     finally:
         os.killpg(started.pid, 15)

@@ -4,14 +4,13 @@ follows, an error is said in words; on light and dark pages."""
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, free_port, wait_for
 from test_browser import CHROMIUM, FLAGS, contrast
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
@@ -28,9 +27,7 @@ def lab(tmp_path_factory):
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), home / "calculator.ipynb")
     shutil.copy(ROOT / "notebooks" / LESSON, home)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folders = {f"JUPYTER_{name}_DIR": str(home / name) for name in ("CONFIG", "DATA", "RUNTIME")}
     settings = home / "CONFIG" / "labconfig" / "default_setting_overrides.json"
     settings.parent.mkdir(parents=True)
@@ -42,11 +39,7 @@ def lab(tmp_path_factory):
          f"--IdentityProvider.token={TOKEN}", "--ServerApp.allow_root=True", "--LabApp.expose_app_in_browser=True"],
         cwd=home, env={**os.environ, **folders, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(300):
-            with socket.socket() as try_it:
-                if not try_it.connect_ex(("127.0.0.1", port)):
-                    break
-            time.sleep(0.2)
+        wait_for(port)
         yield lambda notebook: f"http://127.0.0.1:{port}/lab/tree/{notebook}?reset&token={TOKEN}"  # without the tabs of the test before
     finally:
         started.terminate()
